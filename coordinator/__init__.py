@@ -1,0 +1,1 @@
+"""The coordinator on a laptop: enrolment, rounds, aggregation, store, report, simulation."""

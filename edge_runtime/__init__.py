@@ -1,0 +1,1 @@
+"""The runtime on the board: model, training, privacy, links, ledger, agent."""

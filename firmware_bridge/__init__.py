@@ -1,0 +1,1 @@
+"""The line between boards and microcontrollers: frames, reliable link, sensors, ports."""
