@@ -1,1 +1,3 @@
 """The runtime on the board: model, training, privacy, links, ledger, agent."""
+
+__version__ = "0.1.0"

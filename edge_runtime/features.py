@@ -1,0 +1,87 @@
+"""From a device's columns to the examples a task trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.errors import LocalError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime.task import InputSpec, Statistic
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns a task reads, row by row in time: ``values`` (t, c) float32, ``labels`` (t,) int32 classes or float32 targets."""
+
+    values: NDArray[np.float32]
+    labels: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """``x`` (n, features) float32, C-contiguous; ``y`` (n,) int32 classes, or (n, 1) float32 targets."""
+
+    x: NDArray[np.float32]
+    y: NDArray[Any]
+
+
+_STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+
+
+def examples(table: Table, spec: InputSpec) -> Examples:
+    """Scale the columns, cut windows where the task asks for them. Raises LocalError when nothing is left to train on."""
+    values = table.values.astype(np.float32)
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise LocalError(f'row {row + 1} of the data has no finite number in column "{spec.columns[column]}"')
+    if spec.offset:
+        values -= np.asarray(spec.offset, np.float32)
+    if spec.scale:
+        values /= np.asarray(spec.scale, np.float32)
+    labels = table.labels
+    if spec.window is not None:
+        values, labels = _windows(values, labels, spec)
+    if len(labels) == 0:
+        raise LocalError("the data gives no complete example yet: it is shorter than one window of a single label")
+    y = labels.astype(np.int32) if spec.classes else labels.astype(np.float32).reshape(-1, 1)
+    return Examples(np.ascontiguousarray(values), np.ascontiguousarray(y))
+
+
+def _windows(values: NDArray[np.float32], labels: NDArray[Any], spec: InputSpec) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(n, statistics * columns): all columns of the first statistic, then of the second. A window takes its only label."""
+    window = spec.window
+    assert window is not None
+    if len(labels) < window.length:
+        return np.empty((0, spec.features), np.float32), labels[:0]
+    changes = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
+    starts = np.arange(0, len(labels) - window.length + 1, window.step)
+    starts = starts[changes[starts] == changes[starts + window.length - 1]]
+    cut = np.lib.stride_tricks.sliding_window_view(values, window.length, axis=0)[starts]  # (n, c, length)
+    features = [_STATISTICS[name](cut, axis=2) for name in window.statistics]
+    return np.concatenate(features, axis=1).astype(np.float32), labels[starts]
+
+
+def label_reader(spec: InputSpec) -> Callable[[str], float]:
+    """A function from the text of a label to its code: the class's position, or the number itself for a regression.
+
+    A class may be written by its name or by its position. Raises LocalError for anything else.
+    """
+    if not spec.classes:
+        return float
+    codes = {str(position): float(position) for position in range(len(spec.classes))}
+    codes |= {name: float(position) for position, name in enumerate(spec.classes)}
+
+    def read(text: str) -> float:
+        try:
+            return codes[text]
+        except KeyError:
+            raise LocalError(f'the label "{text}" is none of the classes {", ".join(spec.classes)}') from None
+
+    return read

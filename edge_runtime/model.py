@@ -1,0 +1,88 @@
+"""The model on the device and at the coordinator: a dense network over one flat float32 buffer, trained and run in C++."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_runtime import _kernels
+from edge_runtime.errors import RemoteError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime.features import Examples
+    from edge_runtime.task import ModelSpec, TrainingSpec
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss over ``examples`` and, for a classifier, the share of right answers."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+
+def network(spec: ModelSpec) -> _kernels.Network:
+    """The native network of ``spec``."""
+    return _kernels.Network(spec.widths, [layer.activation for layer in spec.layers], spec.loss)
+
+
+def initial_params(spec: ModelSpec, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Fresh parameters (P,): weights uniform in +-sqrt(6 / (I + O)) (Glorot & Bengio 2010), biases zero.
+
+    A single layer starts at zero: the problem is convex, and devices need no symmetry broken.
+    """
+    params = np.zeros(spec.parameter_count, np.float32)
+    if len(spec.layers) > 1:
+        for name, offset, shape in network(spec).layout():
+            if name.endswith("weight"):
+                bound = np.sqrt(6 / sum(shape))
+                size = int(np.prod(shape))
+                params[offset : offset + size] = rng.uniform(-bound, bound, size)
+    return params
+
+
+def local_update(
+    spec: ModelSpec,
+    training: TrainingSpec,
+    params: NDArray[np.float32],
+    examples: Examples,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """``w_local - w_global`` (P,) float32 after ``training`` on ``examples`` from ``params``.
+
+    ``rng`` shuffles the examples of every epoch; it makes no release and needs no cryptographic generator. Raises RemoteError
+    when training leaves the finite numbers: the task's step size or the offered parameters are at fault.
+    """
+    count = len(examples.y)
+    order = np.concatenate([rng.permutation(count) for _ in range(training.epochs)]).astype(np.int32)
+    weights = params.copy()
+    try:
+        network(spec).train(
+            weights,
+            examples.x,
+            examples.y,
+            order,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            proximal=training.proximal,
+            anchor=params if training.proximal else None,
+        )
+    except ValueError as fault:
+        raise RemoteError(f"training on the offered parameters failed: {fault}") from None
+    return weights - params
+
+
+def score(spec: ModelSpec, params: NDArray[np.float32], examples: Examples) -> Score:
+    """How the model does on ``examples``."""
+    net = network(spec)
+    loss = net.loss(params, examples.x, examples.y)
+    if spec.loss != "softmax_cross_entropy":
+        return Score(loss, None, len(examples.y))
+    right = net.predict(params, examples.x).argmax(axis=1) == examples.y
+    return Score(loss, float(right.mean()), len(examples.y))
