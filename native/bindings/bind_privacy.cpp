@@ -1,0 +1,115 @@
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+#include "array_arg.hpp"
+#include "fedge/clip.hpp"
+#include "fedge/csprng.hpp"
+#include "fedge/noise.hpp"
+
+namespace fedge::bindings {
+namespace {
+
+constexpr std::int64_t most_bytes = std::int64_t{1} << 30;
+constexpr std::int64_t most_draws = std::int64_t{1} << 28;
+
+// Bulk draws run on a stream of their own, whose key is taken while the GIL is held: see StreamKey.
+template <class Rng>
+py::bytes random_bytes(Rng& rng, py::handle n_arg) {
+    const std::size_t n = count_arg(n_arg, "n", 0, most_bytes);
+    auto result = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<py::ssize_t>(n)));
+    if (!result) throw py::error_already_set();
+    auto* out = reinterpret_cast<std::uint8_t*>(PyBytes_AS_STRING(result.ptr()));
+    ChaChaStream stream(rng.stream_key().bytes);
+    const py::gil_scoped_release unlocked;
+    stream.fill(out, n);
+    return result;
+}
+
+template <class Rng>
+py::array_t<std::int64_t> laplace(Rng& rng, py::handle count_arg_, py::handle log2_scale_arg) {
+    const std::size_t count = count_arg(count_arg_, "count", 0, most_draws);
+    const auto m = static_cast<unsigned>(count_arg(log2_scale_arg, "log2_scale", 0, max_log2_scale));
+    py::array_t<std::int64_t> out(static_cast<py::ssize_t>(count));
+    std::int64_t* data = out.mutable_data();
+    ChaChaStream stream(rng.stream_key().bytes);
+    const py::gil_scoped_release unlocked;
+    discrete_laplace(data, stream, count, m);
+    return out;
+}
+
+template <class Rng>
+py::class_<Rng> bind_generator(py::module_& where, const char* name, bool secure) {
+    py::class_<Rng> cls(where, name, py::is_final());
+    cls.attr("secure") = secure;
+    cls.def("bytes", &random_bytes<Rng>, py::arg("n"));
+    const std::string refusal = std::string(name) + " is not copied or pickled: two holders of one state would draw the same noise";
+    cls.def("__reduce_ex__", [refusal](py::handle, py::handle) -> py::object { throw py::type_error(refusal); });
+    return cls;
+}
+
+template <double (*clip)(float*, double, std::size_t) noexcept>
+double clip_in_place(py::handle update_arg, py::handle bound_arg) {
+    const auto update = array_arg<float>(update_arg, "update", {"d"});
+    const double bound = real_arg(bound_arg, "bound", "positive and finite", positive_and_finite);
+    double norm = 0.0;
+    {
+        const py::gil_scoped_release unlocked;
+        norm = clip(update.data, bound, update.size());
+    }
+    if (!std::isfinite(norm)) throw py::value_error("update holds NaN or infinity; it is untouched");
+    return norm;
+}
+
+py::array_t<std::int32_t> quantize(py::handle update_arg, py::handle clip_arg, py::handle levels_arg) {
+    const auto update = array_arg<const float>(update_arg, "update", {"d"});
+    if (update.size() > max_quantized) {
+        throw py::value_error("want update of at most 2**30 coordinates; got " + std::to_string(update.size()));
+    }
+    const double clip = real_arg(clip_arg, "clip", "positive and finite", positive_and_finite);
+    const auto levels = static_cast<std::int32_t>(integer_arg(levels_arg, "levels", 1, max_levels));
+    py::array_t<std::int32_t> q(static_cast<py::ssize_t>(update.size()));
+    std::int32_t* data = q.mutable_data();
+    const auto workspace = std::make_unique_for_overwrite<std::byte[]>(quantize_l1_workspace_size(update.size()));
+    bool done = false;
+    {
+        const py::gil_scoped_release unlocked;
+        done = quantize_l1(data, update.data, clip, levels, workspace.get(), update.size());
+    }
+    if (!done) throw py::value_error("update holds NaN or infinity");
+    return q;
+}
+
+}  // namespace
+
+void bind_privacy(py::module_& m) {
+    py::register_local_exception_translator([](std::exception_ptr raised) {
+        try {
+            if (raised) std::rethrow_exception(raised);
+        } catch (const std::system_error& error) {
+            errno = error.code().value();
+            PyErr_SetFromErrno(PyExc_OSError);
+        }
+    });
+
+    bind_generator<SystemRng>(m, "SystemRng", true).def(py::init<>());
+    py::module_ seeded = m.def_submodule("seeded", "Replayable randomness for simulations and tests, never for a release.");
+    bind_generator<SeededRng>(seeded, "SeededRng", false).def(py::init([](const py::bytes& seed) {
+        const std::string_view bytes = seed;
+        if (bytes.size() != ChaChaStream::key_bytes) {
+            throw py::value_error("want seed of exactly 32 bytes; got " + std::to_string(bytes.size()));
+        }
+        const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+        return std::make_unique<SeededRng>(std::span<const std::uint8_t, ChaChaStream::key_bytes>(data, ChaChaStream::key_bytes));
+    }), py::arg("seed"));
+
+    m.def("clip_l1", &clip_in_place<clip_l1>, py::arg("update"), py::arg("bound"));
+    m.def("clip_l2", &clip_in_place<clip_l2>, py::arg("update"), py::arg("bound"));
+    m.def("quantize_l1", &quantize, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    m.def("discrete_laplace", &laplace<SystemRng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"));
+    m.def("discrete_laplace", &laplace<SeededRng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"));
+}
+
+}  // namespace fedge::bindings

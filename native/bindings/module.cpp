@@ -1,0 +1,16 @@
+// The module edge_runtime._kernels. Every binding checks its arguments, releases the GIL and calls one kernel; what the functions
+// promise is written in edge_runtime/_kernels.pyi.
+#include <pybind11/pybind11.h>
+
+namespace fedge::bindings {
+void bind_network(pybind11::module_& m);
+void bind_privacy(pybind11::module_& m);
+void bind_reduce(pybind11::module_& m);
+}  // namespace fedge::bindings
+
+PYBIND11_MODULE(_kernels, m) {
+    m.doc() = "Native kernels: training, clipping, noise and sums over flat NumPy arrays.";
+    fedge::bindings::bind_network(m);
+    fedge::bindings::bind_privacy(m);
+    fedge::bindings::bind_reduce(m);
+}
