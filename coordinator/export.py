@@ -25,9 +25,10 @@ TFLITE_ALIGNMENT = 16  # force_align of Buffer.data in the LiteRT schema: microc
 def export_model(folder: Path, task: Task, params: NDArray[np.float32]) -> list[Path]:
     """Write the model with parameters ``params`` (P,) float32 into ``folder``; return what was written.
 
-    Always the tensors (``model.safetensors``, or ``model.npz`` where safetensors is not installed) and ``model.json``, how
-    to feed them. ``model.tflite`` only where ai-edge-litert is installed: its wheel carries the schema. Every file appears
-    whole or not at all, and none of an earlier export stays. Raises LocalError when ``params`` is no buffer of this model.
+    Always the tensors (``model.safetensors``, or ``model.npz`` where safetensors is not installed) and ``model.json``,
+    how to feed them. ``model.tflite`` only where ai-edge-litert is installed: its wheel carries the schema. Every file
+    appears whole or not at all, and none of an earlier export stays. Raises LocalError when ``params`` is not a buffer
+    of this model.
     """
     if params.shape != (task.model.parameter_count,) or params.dtype != np.float32:
         raise LocalError(
@@ -70,8 +71,8 @@ def layout(task: Task, *, files: list[str]) -> dict[str, Any]:
         "files": files,
         "input": {
             "rule": "subtract offset from each column and divide by scale; with a window, cut windows of `length` rows "
-            "every `step` rows and take each statistic of each column (std: population); the input x is the features in "
-            "this order",
+            "every `step` rows and take each statistic of each column (std: population); the input x is the features "
+            "in this order",
             **_scaling(task.inputs),
             "features": feature_names(task.inputs),
         },
@@ -132,7 +133,7 @@ def _tensor_file(tensors: dict[str, NDArray[np.float32]], task: Task) -> tuple[s
 
 
 def tflite_model(spec: ModelSpec, tensors: dict[str, NDArray[np.float32]], *, description: str) -> bytes | None:
-    """A LiteRT flatbuffer from features (n, I) to probabilities or the predicted value; None where no schema is installed.
+    """A LiteRT flatbuffer from features (n, I) to probabilities or the predicted value; None where there is no schema.
 
     A RELU is fused into its FULLY_CONNECTED; LiteRT fuses no TANH there, so that is an operator of its own.
     """
@@ -196,7 +197,7 @@ class _Graph:
         return output
 
     def pack(self, description: str) -> bytes:
-        """The finished file. Weights go in by hand: the generated code would neither align them nor copy them in bulk."""
+        """The finished file. Weights go in by hand: the generated code neither aligns them nor copies them in bulk."""
         schema = self._schema
         base: Any = schema.BufferT
 
