@@ -1,0 +1,1 @@
+typedef int fedge_recording_pending;
