@@ -169,7 +169,7 @@ class Device:
             raise IllegalTransition(f'"{event}" in state "{self.state}"; expected {expected}') from None
 
     def _refused(self, fault: str, code: str, reason: str) -> None:
-        if self.state is State.CONTRIBUTING:  # the coordinator will never take it: asking again for ever helps nobody
+        if self.state is State.CONTRIBUTING and fault == "device":  # it will never be taken: asking again helps nobody
             self._ledger.settle(self._unacknowledged().release_id, "refused")
         raise RemoteError(f"the coordinator refused ({code}): {reason}; at fault: the {fault}")
 

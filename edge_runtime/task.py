@@ -124,11 +124,16 @@ class PrivacySpec:
 
 @dataclass(frozen=True)
 class CohortSpec:
-    """How many devices a round asks and how many answers it needs."""
+    """How many devices a round asks and how many answers it needs.
+
+    A round opens when ``size`` devices are there, or ``quorum`` after waiting ``gather_s``; it closes when everybody has answered,
+    or at ``deadline_s``: then ``quorum`` answers are enough, and with fewer the round is given up.
+    """
 
     size: Annotated[int, Range(1, 1_000_000)] = 8
     quorum: Annotated[int, Range(1, 1_000_000)] = 1
     deadline_s: Annotated[float, Range(0.1, 86_400)] = 60.0
+    gather_s: Annotated[float, Range(0, 86_400)] = 10.0
 
     def __post_init__(self) -> None:
         if self.quorum > self.size:

@@ -1,0 +1,437 @@
+"""The coordinator's half of the protocol, without I/O: a request and the time go in, the answer comes out.
+
+The caller wraps every batch of calls in ``store.transaction()`` and sends the answers only after it: what a receipt says is then on
+the disk. After a failed transaction it makes a new Service, which reads everything back from the store.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from coordinator import aggregation
+from coordinator.authority import Authority, secret_hash
+from coordinator.history import DeviceRecord, RoundRecord, RunHistory
+from coordinator.round import Event, Phase, Rounds
+from coordinator.store import RoundRow, Store, TaskRow
+from edge_runtime import messages, model
+from edge_runtime.errors import LocalError, RemoteError
+from edge_runtime.features import Examples
+from edge_runtime.messages import (
+    PROTOCOL,
+    Contribute,
+    Decline,
+    Enrol,
+    Enrolled,
+    Finished,
+    GetAuthority,
+    GetTask,
+    Hello,
+    Offer,
+    Receipt,
+    Refusal,
+    Reply,
+    Request,
+    Wait,
+    Welcome,
+)
+from edge_runtime.params import Tensor
+from edge_runtime.privacy.accountant import composed_epsilon
+from edge_runtime.task import Task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime._kernels import NoiseSource
+
+_RETRY_S = 1.0
+_AWAY_AFTER_S = 90.0  # a device that has not asked for so long is not counted on; long polls are at most 30 s by default
+_INTEGER_TENSORS = ("<i1", "<i2", "<i4")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who is asking, as TLS proved it: ``device`` is None for somebody without a certificate, or with one the store no longer pins."""
+
+    device: str | None
+    name: str = ""
+    removed: bool = False
+
+
+class Service:
+    """One task on one store. ``evaluation`` scores every new model; ``rng`` chooses cohorts; ``noise`` makes central releases."""
+
+    def __init__(
+        self,
+        store: Store,
+        authority: Authority | None,
+        *,
+        rng: random.Random,
+        noise: NoiseSource,
+        evaluation: Examples | None,
+        now_s: float,
+    ) -> None:
+        row = store.latest_task()
+        if row is None:
+            raise LocalError("there is no task to run; start one with: fedge coordinator run --task task.toml")
+        self.version = 0  # grows whenever the answer to a waiting device may have changed
+        self._store, self._authority = store, authority
+        self._rng, self._noise, self._evaluation = rng, noise, evaluation
+        self._row: TaskRow = row
+        self.task: Task = row.task
+        self._params: NDArray[np.float32] = np.frombuffer(row.params, "<f4")
+        self._offer_params = Tensor.of(self._params)
+        self._asked_at_s: dict[str, float] = {}
+        self._excluded: set[str] = set()  # declined for a reason that the next round will not change
+        self._enrolled = {device.device for device in store.devices() if not device.revoked}
+        self._links: dict[str, Literal["tcp", "serial"]] = {}
+        rows = store.rounds(row.task_id)
+        self._committed = sum(round_row.outcome == "committed" for round_row in rows)
+        self._rounds = self._restore(rows, now_s)
+
+    # What comes in
+
+    def handle(self, peer: Peer, request: Request, now_s: float) -> Reply:
+        """The answer to ``request``. Never raises for what a peer sends."""
+        match request:
+            case GetAuthority():
+                return self._tell_authority()
+            case Enrol():
+                return self._enrol(request, now_s)
+        if peer.removed or (peer.device is not None and peer.device not in self._enrolled):
+            return Refusal("device", "unknown_device", "this device is not in this fleet any more: ask its owner for a new code")
+        if peer.device is None:
+            return Refusal("device", "not_enrolled", "this device has no certificate of this fleet: join with a code first")
+        match request:
+            case Hello(protocol, _, link):
+                return self._greet(peer, protocol, link)
+            case GetTask():
+                return self._task(peer.device, now_s)
+            case Contribute():
+                return self._contribute(peer.device, request, now_s)
+            case Decline():
+                return self._decline(peer.device, request, now_s)
+
+    def tick(self, now_s: float) -> None:
+        """Do what is due: close or give up the open round, open the next, finish the task."""
+        while (event := self._rounds.due(now_s)) is not None:
+            self._close(event, now_s)
+        if self._rounds.phase is Phase.GATHERING:
+            self._gather(now_s)
+
+    def left(self, device: str) -> None:
+        """The device has hung up: do not count on it for the next round."""
+        self._asked_at_s.pop(device, None)
+
+    @property
+    def wakeup_at_s(self) -> float | None:
+        """When :meth:`tick` has to be called at the latest."""
+        return self._rounds.wakeup_at_s
+
+    @property
+    def finished_because(self) -> str | None:
+        return self._row.finished_because
+
+    @property
+    def params(self) -> NDArray[np.float32]:
+        """The latest model, (P,) float32."""
+        return self._params
+
+    @property
+    def task_id(self) -> str:
+        return self._row.task_id
+
+    def history(self, now_s: float) -> RunHistory:
+        """The picture of the run for a view or a report."""
+        connected = {device for device, asked_s in self._asked_at_s.items() if now_s - asked_s < _AWAY_AFTER_S}
+        rounds = self._rounds
+        open_round = (
+            (rounds.number, len(rounds.contributed) + len(rounds.declined), len(rounds.cohort))
+            if rounds.phase is Phase.COLLECTING
+            else None
+        )
+        state: Literal["gathering", "collecting", "finished"] = "collecting" if open_round else "gathering"
+        if rounds.phase is Phase.FINISHED:
+            state = "finished"
+        return history(self._store, self._row, now_s=now_s, connected=connected, state=state, open_round=open_round)
+
+    # Enrolment
+
+    def _tell_authority(self) -> Reply:
+        if self._authority is None:
+            return Refusal("coordinator", "closed", "this coordinator enrols nobody")
+        return messages.Authority(self._authority.certificate)
+
+    def _enrol(self, request: Enrol, now_s: float) -> Reply:
+        if self._authority is None:
+            return Refusal("coordinator", "closed", "this coordinator enrols nobody")
+        key = secret_hash(request.secret)
+        invitation = self._store.invitation(key)
+        if invitation is None:
+            return Refusal("device", "bad_code", "the join code is not one of this coordinator's: ask its owner for one")
+        try:
+            device, public_key, certificate = self._authority.issue(request.request)
+        except RemoteError as fault:
+            return Refusal("device", "bad_request", str(fault))
+        expires_at_s, used_by = invitation
+        known = self._store.device(device)
+        if used_by is not None:
+            if used_by == device and known is not None:  # the answer was lost on the way: the same key gets the same answer
+                return Enrolled(device, known.certificate)
+            return Refusal("device", "used_code", "the join code was used by another device: ask the owner for a fresh one")
+        if now_s > expires_at_s:
+            return Refusal("device", "expired_code", "the join code has expired: ask the coordinator's owner for a fresh one")
+        if known is None:
+            self._store.add_device(device, _printable(request.name) or device, public_key, certificate, now_s)
+            self._enrolled.add(device)
+        self._store.use_invitation(key, device)
+        return Enrolled(device, known.certificate if known else certificate)
+
+    def _greet(self, peer: Peer, protocol: int, link: Literal["tcp", "serial"]) -> Reply:
+        assert peer.device is not None
+        if protocol != PROTOCOL:
+            text = f"the device speaks protocol {protocol}, this coordinator {PROTOCOL}: upgrade the older one"
+            return Refusal("device" if protocol < PROTOCOL else "coordinator", "protocol", text)
+        self._links[peer.device] = link
+        self._excluded.discard(peer.device)  # it may have been restarted with another policy or budget
+        return Welcome(peer.device, peer.name)
+
+    # Rounds
+
+    def _task(self, device: str, now_s: float) -> Reply:
+        self._asked_at_s[device] = now_s
+        rounds = self._rounds
+        if self._row.finished_because is not None:
+            return Finished(self._row.task_id, self._row.finished_because)
+        answered = device in rounds.contributed or device in rounds.declined
+        if rounds.phase is Phase.COLLECTING and device in rounds.cohort and not answered:
+            return Offer(self._row.task_id, rounds.number, len(rounds.cohort), self.task, self._offer_params)
+        return Wait(_RETRY_S)
+
+    def _contribute(self, device: str, request: Contribute, now_s: float) -> Reply:
+        self._asked_at_s[device] = now_s
+        if request.task_id != self._row.task_id:
+            return Receipt(request.release_id, "late")
+        recorded = self._store.contribution(request.task_id, request.round, device)
+        if recorded is not None:
+            if recorded == request.release_id:
+                return Receipt(request.release_id, "accepted")
+            return Refusal("device", "already_contributed", f"{device} has contributed to round {request.round} already")
+        rounds = self._rounds
+        if request.round > rounds.number:
+            return Refusal("device", "unknown_round", f"round {request.round} is not open, round {rounds.number} is the latest")
+        if rounds.phase is not Phase.COLLECTING or request.round < rounds.number:
+            return Receipt(request.release_id, "late")
+        if device not in rounds.cohort:
+            return Refusal("device", "not_asked", f"{device} was not asked to take part in round {request.round}")
+        if fault := self._fault(request):
+            self._store.add_decline(request.task_id, request.round, device, "task", f"refused: {fault}", now_s)
+            rounds.declined.add(device)
+            return Refusal("device", "bad_update", fault)
+        self._store.add_contribution(
+            request.task_id, request.round, device, request.release_id, messages.encode(request), now_s
+        )
+        rounds.contributed.add(device)
+        rounds.declined.discard(device)
+        return Receipt(request.release_id, "accepted")
+
+    def _fault(self, request: Contribute) -> str | None:
+        """What is wrong with an update, judged by the task alone."""
+        size, privacy = self.task.model.parameter_count, self.task.privacy
+        update = request.update
+        if update.shape != (size,):
+            return f"the update has shape {list(update.shape)}, the model has {size} parameters"
+        if privacy.place == "none":
+            if update.dtype != "<f4" or request.examples is None:
+                return "an update without noise is float32 and carries its number of examples"
+            return None if np.isfinite(update.array()).all() else "the update holds NaN or an infinity"
+        if update.dtype not in _INTEGER_TENSORS:
+            return f"the update is {update.dtype}, the task's updates are integers on its grid"
+        if privacy.place == "central" and not privacy.noise().fits(update.array().astype(np.int32)):
+            return f"the update's integer L1 norm is above the {privacy.noise().levels} levels of the task's clip norm"
+        return None
+
+    def _decline(self, device: str, request: Decline, now_s: float) -> Reply:
+        self._asked_at_s[device] = now_s
+        rounds = self._rounds
+        if request.task_id == self._row.task_id and request.round == rounds.number and device in rounds.cohort:
+            if rounds.phase is Phase.COLLECTING and device not in rounds.contributed:
+                self._store.add_decline(
+                    request.task_id, request.round, device, request.code, _printable(request.reason), now_s
+                )
+                rounds.declined.add(device)
+            if request.code in ("budget_spent", "policy", "task"):
+                self._excluded.add(device)
+        return Receipt("", "noted")
+
+    def _gather(self, now_s: float) -> None:
+        committed, cohort_spec = self._committed, self.task.cohort
+        if committed >= self.task.rounds:
+            self._finish(f"all {self.task.rounds} rounds are done", now_s)
+            return
+        usable = len(self._enrolled - self._excluded)
+        if self._excluded and usable < cohort_spec.quorum:
+            reasons = self._store.last_declines(self._row.task_id)
+            example = next((reasons[device] for device in sorted(self._excluded) if device in reasons), "")
+            self._finish(
+                f"after {committed} of {self.task.rounds} rounds {usable} devices can still take part, "
+                f"{cohort_spec.quorum} are needed ({example})",
+                now_s,
+            )
+            return
+        if len(self._asked_at_s) < cohort_spec.quorum:  # spares a pass over the fleet for every request
+            return
+        there = (
+            device
+            for device, asked_s in self._asked_at_s.items()
+            if now_s - asked_s < _AWAY_AFTER_S and device in self._enrolled and device not in self._excluded
+        )
+        cohort = self._rounds.choose(there, now_s, self._rng)
+        if cohort is not None:
+            self._rounds.open(cohort, now_s)
+            self._store.open_round(self._row.task_id, self._rounds.number, tuple(sorted(cohort)), now_s)
+            self.version += 1
+
+    def _close(self, event: Event, now_s: float) -> None:
+        rounds = self._rounds
+        rounds.step(event, now_s)
+        if rounds.phase is Phase.AGGREGATING:
+            params, update_l2 = self._aggregate()
+            if np.isfinite(params).all():
+                self._params, self._offer_params = params, Tensor.of(params)
+                score = model.score(self.task.model, params, self._evaluation) if self._evaluation else None
+                self._store.commit_round(
+                    self._row.task_id,
+                    rounds.number,
+                    params=params.astype("<f4").tobytes(),
+                    update_l2=update_l2,
+                    loss=score.loss if score else None,
+                    accuracy=score.accuracy if score else None,
+                    now_s=now_s,
+                )
+                self._committed += 1
+                rounds.step(Event.COMMITTED, now_s)
+            else:
+                self._store.abandon_round(self._row.task_id, rounds.number, now_s)
+                rounds.step(Event.UNUSABLE, now_s)
+        else:
+            self._store.abandon_round(self._row.task_id, rounds.number, now_s)
+        self.version += 1
+
+    def _aggregate(self) -> tuple[NDArray[np.float32], float]:
+        """The next model and the L2 norm of the step to it."""
+        size, privacy = self.task.model.parameter_count, self.task.privacy
+        received = self._contributions()
+        if privacy.place == "none":
+            mean = aggregation.weighted_mean(((update.update.array(), update.examples or 1) for update in received), size)
+        else:
+            integers = (update.update.array().astype(np.int32) for update in received)
+            mean = aggregation.private_mean(integers, size, privacy, self._noise)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._params + mean, float(np.linalg.norm(mean.astype(np.float64)))
+
+    def _contributions(self) -> Iterator[Contribute]:
+        for stored in self._store.contributions(self._row.task_id, self._rounds.number):
+            message = messages.decode(stored, peer="the store")
+            assert isinstance(message, Contribute)
+            yield message
+
+    def _finish(self, reason: str, now_s: float) -> None:
+        self._store.finish_task(self._row.task_id, reason)
+        self._row = self._store.latest_task() or self._row
+        self._rounds.step(Event.FINISHED, now_s)
+        self.version += 1
+
+    def _restore(self, rows: list[RoundRow], now_s: float) -> Rounds:
+        """Take up where the store says the last coordinator was."""
+        rounds = Rounds(self.task.cohort, number=rows[-1].number if rows else 0, now_s=now_s)
+        if self._row.finished_because is not None:
+            rounds.step(Event.FINISHED, now_s)
+        elif rows and rows[-1].outcome is None:
+            number = rows[-1].number
+            rounds.resume(
+                number,
+                rows[-1].cohort,
+                self._store.contributors(self._row.task_id, number),
+                self._store.decliners(self._row.task_id, number),
+                now_s,
+            )
+        return rounds
+
+
+def start_task(store: Store, task: Task, *, params: NDArray[np.float32], now_s: float) -> str:
+    """Begin ``task`` from ``params`` (P,) and return its id; the caller holds the transaction."""
+    task_id = "task-" + secrets.token_hex(6)
+    store.add_task(task_id, task, params.astype("<f4").tobytes(), now_s)
+    return task_id
+
+
+def history(
+    store: Store,
+    row: TaskRow,
+    *,
+    now_s: float,
+    connected: set[str],
+    state: Literal["gathering", "collecting", "finished"],
+    open_round: tuple[int, int, int] | None,
+) -> RunHistory:
+    """The picture of a task's run as the store has it."""
+    counts, declines = store.contribution_counts(row.task_id), store.last_declines(row.task_id)
+    answers = store.answers(row.task_id)
+    private = row.task.privacy.place != "none"
+    event = row.task.privacy.noise().event if private else None
+    devices = []
+    for device in store.devices():
+        contributions = counts.get(device.device, 0)
+        devices.append(
+            DeviceRecord(
+                device=device.device,
+                name=device.name,
+                link="serial" if device.link == "serial" else "tcp" if device.link == "tcp" else "none",
+                state="connected" if device.device in connected else "away",
+                last_seen_s=device.last_seen_s,
+                contributions=contributions,
+                bytes_up=device.bytes_up,
+                bytes_down=device.bytes_down,
+                epsilon=composed_epsilon([event] * contributions) if event else None,
+                note=declines.get(device.device, ""),
+            )
+        )
+    records = tuple(_record(round_row, answers) for round_row in store.rounds(row.task_id) if round_row.outcome)
+    return RunHistory(
+        task_id=row.task_id,
+        task=row.task,
+        started_at_s=row.started_at_s,
+        now_s=now_s,
+        state=state,
+        open_round=open_round,
+        rounds=records,
+        devices=tuple(devices),
+        finished_because=row.finished_because,
+    )
+
+
+def _record(row: RoundRow, answers: dict[int, tuple[int, int]]) -> RoundRecord:
+    accepted, declined = answers.get(row.number, (0, 0))
+    return RoundRecord(
+        number=row.number,
+        outcome="committed" if row.outcome == "committed" else "abandoned",
+        opened_at_s=row.opened_at_s,
+        closed_at_s=row.closed_at_s or row.opened_at_s,
+        cohort=len(row.cohort),
+        accepted=accepted,
+        declined=declined,
+        update_l2=row.update_l2,
+        loss=row.loss,
+        accuracy=row.accuracy,
+    )
+
+
+def _printable(text: str) -> str:
+    """``text`` without control characters: it is shown on somebody's terminal."""
+    return "".join(character for character in text if character.isprintable()).strip()[:400]

@@ -1,0 +1,258 @@
+"""``fedge device``: what the owner of a board types."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import math
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from edge_runtime.durable import make_directory, write_file
+from edge_runtime.errors import LocalError
+from edge_runtime.identity import Home, Membership, default_home, load_membership
+from edge_runtime.policy import Policy, load_policy
+
+
+def main(argv: list[str]) -> int:
+    """Run ``fedge device ARGV``."""
+    arguments = _parser().parse_args(argv)
+    home = Home(arguments.home)
+    command = {"join": _join, "run": _run, "status": _status, "ledger": _ledger, "doctor": _doctor}[arguments.command]
+    return command(home, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedge device", description="Take part in a fleet without giving data away.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, purpose: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=purpose, description=purpose)
+        sub.add_argument("--home", type=Path, default=default_home(), help="folder of this device's state (%(default)s)")
+        return sub
+
+    join = command("join", "enrol this device with the coordinator that printed the code")
+    join.add_argument("code", help="the join code that `fedge coordinator invite` printed")
+    join.add_argument("--name", default=socket.gethostname()[:40] or "device", help="how people call this device (%(default)s)")
+    join.add_argument("--data", default="", help="where its data is: FILE.csv, FILE.npz or sensor:PORT")
+    join.add_argument("--link", help="how to reach the coordinator, instead of the code's address: HOST:PORT or serial:PORT[@BAUD]")
+    join.add_argument("--budget", type=float, metavar="EPSILON", help="all the epsilon this device may ever spend (8)")
+    join.add_argument(
+        "--allow-unprotected", action="store_true", help="also take tasks without any noise: updates then show what they show"
+    )
+
+    run = command("run", "train when asked, until the task is finished")
+    run.add_argument("--data", help="where the data is, instead of what join was told")
+    run.add_argument("--link", help="how to reach the coordinator, instead of what join was told")
+    run.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="how long to hold a question open (%(default)s)")
+    run.add_argument("-v", "--verbose", action="store_true", help="say what happens in between")
+
+    command("status", "who this device is, what its owner allows, what it has spent")
+    ledger = command("ledger", "every release that left this device and what it cost")
+    ledger.add_argument("--csv", action="store_true", help="as comma-separated values")
+    doctor = command("doctor", "check that this device can take part, and say how to mend what cannot")
+    doctor.add_argument("--data", help="where the data is, instead of what join was told")
+    return parser
+
+
+def _join(home: Home, arguments: argparse.Namespace) -> int:
+    from edge_runtime.identity import join
+    from edge_runtime.join_code import JoinCode
+    from edge_runtime.sources import open_source
+
+    code = JoinCode.parse(arguments.code)
+    data = _absolute(arguments.data)
+    if data and not data.startswith("sensor:"):
+        open_source(data).close()  # a typing error in the path is better told now than in the first round
+    if arguments.budget is not None and not 0 <= arguments.budget <= 1e6:
+        raise LocalError(f"--budget {arguments.budget:g} is not between 0 and 1000000")
+    chosen = arguments.budget is not None or arguments.allow_unprotected
+    if chosen and not home.membership.exists():  # before joining: a crash in between must not leave a larger budget
+        _write_policy(home, arguments.budget, allow_unprotected=arguments.allow_unprotected)
+    membership = join(home, code, name=arguments.name, address=arguments.link, data=data)
+    print(f'joined as "{membership.name}" ({membership.device})')
+    print(f"state in {home.path}; budget and limits in {home.policy if home.policy.exists() else 'their defaults'}")
+    print(f"next: fedge device run --home {home.path}" + ("" if data else " --data FILE.csv"))
+    return 0
+
+
+def _write_policy(home: Home, budget: float | None, *, allow_unprotected: bool) -> None:
+    budget = Policy().epsilon_budget if budget is None else budget
+    places = '["local", "central", "none"]' if allow_unprotected else '["local", "central"]'
+    text = (
+        "# What this device may release. Only its owner writes here; no coordinator can raise it.\n"
+        f"epsilon_budget = {budget!r}          # pure epsilon over the device's whole life\n"
+        f"places = {places}  # where noise may be added; \"none\" releases updates unprotected\n"
+        f"minimum_cohort = {Policy().minimum_cohort}            # fewest devices whose sum may be noised centrally\n"
+        f"largest_clip_norm = {Policy().largest_clip_norm}\n"
+    )
+    make_directory(home.path)
+    write_file(home.policy, text.encode())
+
+
+def _absolute(data: str) -> str:
+    return data if not data or data.startswith("sensor:") else str(Path(data).absolute())
+
+
+def _run(home: Home, arguments: argparse.Namespace) -> int:
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    membership = load_membership(home)
+    policy = load_policy(home.policy)
+    data = _absolute(arguments.data or "") or membership.data
+    if not data:
+        raise LocalError("this device has no data: name it with --data FILE.csv, FILE.npz or sensor:PORT")
+    address = arguments.link or membership.address
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    import numpy as np
+
+    from edge_runtime import agent
+    from edge_runtime._kernels import SystemRng
+    from edge_runtime.device import Device
+    from edge_runtime.ledger import Ledger
+    from edge_runtime.sources import open_source
+
+    ledger = Ledger(home.ledger, create=False)
+    source = open_source(data)
+    wait_s = min(max(arguments.wait, 0.0), 300.0)
+    device = Device(
+        policy=policy,
+        ledger=ledger,
+        source=source,
+        noise=SystemRng(),
+        shuffle=np.random.default_rng(),
+        link="serial" if address.startswith("serial:") else "tcp",
+        wait_s=wait_s,
+    )
+    try:
+        reason = agent.run(device, home, address, wait_s=wait_s)
+        print(f"finished: {reason}; epsilon spent {ledger.spent_epsilon:.4g} of {policy.epsilon_budget:.4g}")
+    finally:
+        source.close()
+        ledger.close()
+    return 0
+
+
+def _status(home: Home, arguments: argparse.Namespace) -> int:
+    from edge_runtime.ledger import Ledger
+
+    membership, policy = load_membership(home), load_policy(home.policy)
+    ledger = Ledger(home.ledger, create=False)
+    entries = list(ledger.entries())
+    unprotected = sum(entry.epsilon is None for entry in entries)
+    waiting = sum(entry.outcome is None for entry in entries)
+    print(f"device       {membership.name} ({membership.device})")
+    print(f"coordinator  {membership.address}")
+    print(f"data         {membership.data or 'not set: give --data to run'}")
+    print(f"releases     {len(entries)}" + (f", {waiting} not acknowledged yet" if waiting else ""))
+    print(f"epsilon      {ledger.spent_epsilon:.4g} spent of {policy.epsilon_budget:.4g}")
+    if unprotected:
+        print(f"unprotected  {unprotected} releases left without any mechanism, as the owner allows")
+    print(f"allows       {', '.join(policy.places)}; cohorts of {policy.minimum_cohort} or more")
+    return 0
+
+
+def _ledger(home: Home, arguments: argparse.Namespace) -> int:
+    from edge_runtime.ledger import Ledger
+
+    load_membership(home)
+    policy = load_policy(home.policy)
+    ledger = Ledger(home.ledger, create=False)
+    if arguments.csv:
+        print("time,task,round,place,epsilon,outcome,release_id")
+    else:
+        print(f"{'time':<20}{'task':<18}{'round':>6}  {'noise':<8}{'epsilon':>9}  outcome")
+    for entry in ledger.entries():
+        when = datetime.datetime.fromtimestamp(entry.charged_at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ"[:-1])
+        outcome = entry.outcome or "not acknowledged yet"
+        if arguments.csv:
+            epsilon = "" if entry.epsilon is None else repr(entry.epsilon)
+            print(f"{when},{entry.task_id},{entry.round},{entry.place},{epsilon},{outcome},{entry.release_id}")
+        else:
+            epsilon = "none" if entry.epsilon is None else f"{entry.epsilon:.4f}"
+            print(f"{when:<20}{entry.task_id[:16]:<18}{entry.round:>6}  {entry.place:<8}{epsilon:>9}  {outcome}")
+    if not arguments.csv:
+        print(f"spent: epsilon {ledger.spent_epsilon:.4f} of {policy.epsilon_budget:.4g} (pure differential privacy, sums)")
+    return 0
+
+
+def _doctor(home: Home, arguments: argparse.Namespace) -> int:
+    """Every check prints a line; the exit code is 0 only when all passed."""
+    from edge_runtime.errors import FedgeError
+
+    failures = 0
+
+    def check(what: str, outcome: str | FedgeError) -> None:
+        nonlocal failures
+        failures += isinstance(outcome, FedgeError)
+        print(f"{'FAIL' if isinstance(outcome, FedgeError) else 'ok  '} {what:<12} {outcome}")
+
+    membership: Membership | None = None
+    try:
+        membership = load_membership(home)
+        check("membership", f"{membership.name} ({membership.device}) of {membership.address}")
+    except FedgeError as fault:
+        check("membership", fault)
+    try:
+        policy = load_policy(home.policy)
+        check("policy", f"budget {policy.epsilon_budget:g}, {', '.join(policy.places)}")
+    except FedgeError as fault:
+        check("policy", fault)
+    check("kernels", _timed_noise())
+    if membership is not None:
+        from edge_runtime.identity import device_context
+        from edge_runtime.ledger import Ledger
+        from edge_runtime.sources import open_source
+
+        try:
+            check("ledger", f"epsilon {Ledger(home.ledger, create=False).spent_epsilon:.4g} spent")
+        except FedgeError as fault:
+            check("ledger", fault)
+        try:
+            device_context(home)
+            check("identity", "key, certificate and authority are there")
+        except FedgeError as fault:
+            check("identity", fault)
+        data = _absolute(arguments.data or "") or membership.data
+        try:
+            if not data:
+                raise LocalError("none set: give --data FILE.csv, FILE.npz or sensor:PORT")
+            open_source(data).close()
+            check("data", data)
+        except FedgeError as fault:
+            check("data", fault)
+        check("coordinator", _reach(home, membership))
+    return 1 if failures else 0
+
+
+def _timed_noise() -> str:
+    from edge_runtime import _kernels
+
+    count = 1 << 15
+    started_s = time.perf_counter()
+    _kernels.discrete_laplace(_kernels.SystemRng(), count, 10)
+    rate = count / (time.perf_counter() - started_s)
+    return f"native code runs; {rate / 1e6:.{max(0, 1 - math.floor(math.log10(rate / 1e6)))}f} M exact Laplace draws a second"
+
+
+def _reach(home: Home, membership: Membership) -> str | LocalError:
+    from edge_runtime.agent import connect
+    from edge_runtime.errors import FedgeError
+    from edge_runtime.messages import PROTOCOL, Hello, Welcome
+
+    try:
+        conversation = connect(home, membership.address)
+        try:
+            reply = conversation.ask(Hello(PROTOCOL, "doctor", "serial" if "serial:" in membership.address else "tcp"))
+        finally:
+            conversation.close()
+    except FedgeError as fault:
+        return LocalError(str(fault))
+    if isinstance(reply, Welcome):
+        return "answers and knows this device"
+    return LocalError(f"answered {reply}")
