@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 @final
 class Network:
-    """A dense network as a plan over one flat float32 parameter buffer (P,): for each layer W (O, I) row-major, then b
-    (O).
+    """A dense network as a plan over one flat float32 parameter buffer (P,).
 
-    Immutable and without numbers of its own, so threads may share it. Sums run in a fixed order: the same inputs give
-    the same bits on every call, however a batch is cut.
+    For each layer it holds W (O, I) row-major, then b (O). Immutable and without numbers of its own, so threads may
+    share it. Sums run in a fixed order: the same inputs give the same bits on every call, however a batch is cut.
     """
 
     def __init__(self, widths: Sequence[SupportsIndex], activations: Sequence[str], loss: str) -> None:
@@ -35,7 +34,7 @@ class Network:
         floats.
         """
     def workspace_bytes(self, batch: SupportsIndex) -> int:
-        """Bytes that ``train`` takes beyond its arguments for minibatches of ``batch`` rows. The other calls take less."""
+        """Bytes that ``train`` takes beyond its arguments for minibatches of ``batch`` rows; other calls take less."""
     def predict(self, params: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The last layer's output (B, O) for ``x`` (B, I): logits where the loss is softmax_cross_entropy."""
     def loss(
@@ -95,8 +94,7 @@ def clip_l2(update: NDArray[np.float32], bound: SupportsFloat) -> float:
     """``clip_l1`` for the L2 norm."""
 
 def quantize_l1(update: NDArray[np.float32], clip: SupportsFloat, levels: SupportsIndex) -> NDArray[np.int32]:
-    """``update`` (d,) clipped to L1 norm ``clip``, as int32 in units of clip / levels, with sum |q_j| <= levels
-    EXACTLY.
+    """``update`` (d,) clipped to L1 norm ``clip``, in units of clip / levels: (d,) with sum |q_j| <= levels EXACTLY.
 
     The bound holds for every finite input. Rounding is to nearest, ties to even; where that carries the sum over
     ``levels`` (1..2**30), the excess comes off one unit a coordinate, toward zero, from those rounded furthest outward,
@@ -143,7 +141,7 @@ class seeded:
 
     @final
     class SeededRng:
-        """The generator of SystemRng, keyed by ``seed``: the same seed and calls give the same bytes on every machine."""
+        """The generator of SystemRng, keyed by ``seed``: the same seed and calls give the same bytes anywhere."""
 
         secure: Final[Literal[False]] = False
         def __init__(self, seed: bytes) -> None:

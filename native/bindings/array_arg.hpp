@@ -1,5 +1,5 @@
-// Arguments from Python, checked once and in words. A wrong type (not an array, another dtype) is a TypeError; a wrong value
-// (shape, layout, range) is a ValueError. Nothing is cast or copied.
+// Arguments from Python, checked once and in words. A wrong type (not an array, another dtype) is a TypeError; a wrong
+// value (shape, layout, range) is a ValueError. Nothing is cast or copied.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -20,7 +20,7 @@ namespace py = pybind11;
 struct Dim {
     static constexpr py::ssize_t any = -1;
 
-    Dim(const char* dim_name) : name(dim_name) {}                                                              // NOLINT: implicit
+    Dim(const char* dim_name) : name(dim_name) {}  // NOLINT: implicit
     Dim(const char* dim_name, std::size_t want) : name(dim_name), length(static_cast<py::ssize_t>(want)) {}
 
     const char* name;
@@ -53,30 +53,32 @@ inline std::string shape_words(std::initializer_list<Dim> dims) {
     return words + (dims.size() == 1 ? ",)" : ")");
 }
 
-// The array behind `arg`: dtype T, C-contiguous, aligned, of these dimensions; writable unless T is const.
+// The array behind `arg`: dtype T, C-contiguous, aligned, of these dimensions; writable unless T is const. Words are
+// made only for a refusal: on small models the cost of a call is felt.
 template <class T>
 View<T> array_arg(py::handle arg, const char* name, std::initializer_list<Dim> dims) {
     using Element = std::remove_const_t<T>;
-    const std::string want = "want " + std::string(name) + " " + shape_words(dims) + " " + dtype_name<Element>() +
-                             " C-contiguous" + (std::is_const_v<T> ? "" : " writable") + "; got ";
-    if (!py::isinstance<py::array>(arg)) throw py::type_error(want + py::str(py::type::of(arg).attr("__name__")).cast<std::string>());
+    const auto refusal = [&](const char* why) {
+        std::string got = py::str(py::type::of(arg).attr("__name__"));
+        if (py::isinstance<py::array>(arg)) {
+            got = py::str(arg.attr("shape")).cast<std::string>() + " " + py::str(arg.attr("dtype")).cast<std::string>();
+        }
+        return "want " + std::string(name) + " " + shape_words(dims) + " " + dtype_name<Element>() + " C-contiguous" +
+               (std::is_const_v<T> ? "" : " writable") + "; got " + got + why;
+    };
+    if (!py::isinstance<py::array_t<Element>>(arg)) throw py::type_error(refusal(""));
     const auto array = py::reinterpret_borrow<py::array>(arg);
-    const std::string shape = py::str(array.attr("shape")), dtype = py::str(array.dtype());
-    if (!py::isinstance<py::array_t<Element>>(arg)) throw py::type_error(want + shape + " " + dtype);
-    bool fits = array.ndim() == static_cast<py::ssize_t>(dims.size());
-    py::ssize_t axis = 0;
-    for (const Dim& dim : dims) {
-        fits = fits && (dim.length == Dim::any || array.shape(axis) == dim.length);
-        ++axis;
-    }
-    if (!fits) throw py::value_error(want + shape + " " + dtype);
-    if ((array.flags() & py::array::c_style) == 0) throw py::value_error(want + shape + " " + dtype + ", not C-contiguous");
-    if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
-        throw py::value_error(want + shape + " " + dtype + ", not aligned");
-    }
-    if (!std::is_const_v<T> && !array.writeable()) throw py::value_error(want + shape + " " + dtype + ", read-only");
     View<T> view{static_cast<T*>(const_cast<void*>(array.data())), {1, 1}};
-    for (py::ssize_t i = 0; i < array.ndim(); ++i) view.shape[static_cast<std::size_t>(i)] = static_cast<std::size_t>(array.shape(i));
+    bool fits = array.ndim() == static_cast<py::ssize_t>(dims.size());
+    for (std::size_t axis = 0; fits && axis < dims.size(); ++axis) {
+        const py::ssize_t length = array.shape(static_cast<py::ssize_t>(axis)), want = dims.begin()[axis].length;
+        fits = want == Dim::any || length == want;
+        view.shape[axis] = static_cast<std::size_t>(length);
+    }
+    if (!fits) throw py::value_error(refusal(""));
+    if ((array.flags() & py::array::c_style) == 0) throw py::value_error(refusal(", not C-contiguous"));
+    if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) throw py::value_error(refusal(", not aligned"));
+    if (!std::is_const_v<T> && !array.writeable()) throw py::value_error(refusal(", read-only"));
     return view;
 }
 
@@ -90,8 +92,8 @@ inline std::int64_t integer_arg(py::handle arg, const char* name, std::int64_t l
     int overflow = 0;
     const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
     if (overflow != 0 || value < low || value > high) {
-        throw py::value_error("want " + std::string(name) + " in [" + std::to_string(low) + ", " + std::to_string(high) + "]; got " +
-                              py::repr(number).cast<std::string>());
+        throw py::value_error("want " + std::string(name) + " in [" + std::to_string(low) + ", " +
+                              std::to_string(high) + "]; got " + py::repr(number).cast<std::string>());
     }
     return value;
 }

@@ -15,7 +15,8 @@
 namespace fedge::bindings {
 namespace {
 
-Network make_network(const py::sequence& widths, const std::vector<std::string>& activation_names, const std::string& loss_name) {
+Network make_network(const py::sequence& widths, const std::vector<std::string>& activation_names,
+                     const std::string& loss_name) {
     constexpr auto most = static_cast<std::int64_t>(Network::max_parameters);
     std::vector<std::int64_t> sizes;
     for (const py::handle width : widths) sizes.push_back(integer_arg(width, "widths", 1, most));
@@ -42,7 +43,8 @@ py::list layout(const Network& net) {
     for (std::size_t l = 0; l < net.layers().size(); ++l) {
         const DenseLayer& layer = net.layers()[l];
         const std::string index = std::to_string(l);
-        entries.append(py::make_tuple(index + ".weight", layer.weight_offset, py::make_tuple(layer.outputs, layer.inputs)));
+        entries.append(
+            py::make_tuple(index + ".weight", layer.weight_offset, py::make_tuple(layer.outputs, layer.inputs)));
         entries.append(py::make_tuple(index + ".bias", layer.bias_offset, py::make_tuple(layer.outputs)));
     }
     return entries;
@@ -50,7 +52,8 @@ py::list layout(const Network& net) {
 
 std::size_t addressable(std::size_t bytes, std::size_t batch) {
     if (bytes > static_cast<std::size_t>(PTRDIFF_MAX)) {
-        throw py::value_error("a batch of " + std::to_string(batch) + " needs more memory than this machine can address");
+        throw py::value_error("a batch of " + std::to_string(batch) +
+                              " needs more memory than this machine can address");
     }
     return bytes;
 }
@@ -77,8 +80,8 @@ Targets targets_arg(const Network& net, py::handle arg, std::size_t rows) {
     const auto labels = array_arg<const std::int32_t>(arg, "y", {{"B", rows}});
     const std::size_t bad = first_out_of_range(labels.data, rows, net.outputs());
     if (bad < rows) {
-        throw py::value_error("want labels y in [0, " + std::to_string(net.outputs()) + "); y[" + std::to_string(bad) + "] is " +
-                              std::to_string(labels.data[bad]));
+        throw py::value_error("want labels y in [0, " + std::to_string(net.outputs()) + "); y[" + std::to_string(bad) +
+                              "] is " + std::to_string(labels.data[bad]));
     }
     return {labels.data, nullptr};
 }
@@ -97,8 +100,8 @@ py::array_t<float> predict(const Network& net, py::handle params_, py::handle x_
     const auto memory = workspace(network_workspace_size(net, at_once), at_once);
     const py::gil_scoped_release unlocked;
     for (std::size_t row = 0; row < B; row += at_once) {
-        network_predict(out + row * net.outputs(), net, params.data, x.data + row * net.inputs(), std::min(at_once, B - row),
-                        memory.get());
+        network_predict(out + row * net.outputs(), net, params.data, x.data + row * net.inputs(),
+                        std::min(at_once, B - row), memory.get());
     }
     return y;
 }
@@ -126,7 +129,8 @@ double gradient(const Network& net, py::handle params_, py::handle x_, py::handl
     const auto out = array_arg<float>(out_, "out", {{"P", net.parameter_count()}});
     refuse_overlap(out, "out", params, "params");
     refuse_overlap(out, "out", x, "x");
-    if (targets.values != nullptr) refuse_overlap(out, "out", View<const float>{targets.values, {B, net.outputs()}}, "y");
+    if (targets.values != nullptr)
+        refuse_overlap(out, "out", View<const float>{targets.values, {B, net.outputs()}}, "y");
     if (targets.labels != nullptr) refuse_overlap(out, "out", View<const std::int32_t>{targets.labels, {B, 1}}, "y");
     const auto memory = workspace(network_workspace_size(net, at_once), at_once);
     const py::gil_scoped_release unlocked;
@@ -146,15 +150,15 @@ float real32(py::handle arg, const char* name, const char* want, bool (*holds)(d
 bool nonnegative32(double v) { return v >= 0.0 && v <= 3.4028234663852886e38; }
 
 template <class Index>
-TrainResult run(View<float> params, const Network& net, View<const float> x, Targets targets, py::handle order_, std::size_t batch,
-                const LocalObjective& objective) {
+TrainResult run(View<float> params, const Network& net, View<const float> x, Targets targets, py::handle order_,
+                std::size_t batch, const LocalObjective& objective) {
     const auto order = array_arg<const Index>(order_, "order", {"n_draws"});
     const std::size_t draws = order.size(), N = x.shape[0];
     if (draws == 0) throw py::value_error("want order with at least 1 index; got 0");
     const std::size_t bad = first_out_of_range(order.data, draws, N);
     if (bad < draws) {
-        throw py::value_error("want order in [0, " + std::to_string(N) + "), the rows of x; order[" + std::to_string(bad) + "] is " +
-                              std::to_string(order.data[bad]));
+        throw py::value_error("want order in [0, " + std::to_string(N) + "), the rows of x; order[" +
+                              std::to_string(bad) + "] is " + std::to_string(order.data[bad]));
     }
     const std::size_t B = std::min(batch, draws);
     const auto memory = workspace(train_workspace_size(net, B), B);
@@ -162,9 +166,9 @@ TrainResult run(View<float> params, const Network& net, View<const float> x, Tar
     return train(params.data, net, Minibatches<Index>{x.data, targets, order.data, draws, B}, objective, memory.get());
 }
 
-double train_in_place(const Network& net, py::handle params_, py::handle x_, py::handle y_, py::handle order, py::handle batch_size,
-                      py::handle learning_rate, py::handle momentum, py::handle proximal, py::handle anchor,
-                      py::handle correction) {
+double train_in_place(const Network& net, py::handle params_, py::handle x_, py::handle y_, py::handle order,
+                      py::handle batch_size, py::handle learning_rate, py::handle momentum, py::handle proximal,
+                      py::handle anchor, py::handle correction) {
     const auto params = array_arg<float>(params_, "params", {{"P", net.parameter_count()}});
     const auto x = x_arg(net, x_);
     const Targets targets = targets_arg(net, y_, x.shape[0]);
@@ -174,9 +178,11 @@ double train_in_place(const Network& net, py::handle params_, py::handle x_, py:
     objective.momentum = real32(momentum, "momentum", "in [0, 1)", [](double v) { return v >= 0.0 && v < 1.0; });
     objective.proximal = real32(proximal, "proximal", "finite and not negative", nonnegative32);
     if (!anchor.is_none()) objective.anchor = array_arg<const float>(anchor, "anchor", {{"P", params.size()}}).data;
-    if (!correction.is_none()) objective.correction = array_arg<const float>(correction, "correction", {{"P", params.size()}}).data;
+    if (!correction.is_none())
+        objective.correction = array_arg<const float>(correction, "correction", {{"P", params.size()}}).data;
     if (objective.proximal != 0.0F && objective.anchor == nullptr) {
-        throw py::value_error("proximal " + py::repr(proximal).cast<std::string>() + " needs an anchor to pull towards");
+        throw py::value_error("proximal " + py::repr(proximal).cast<std::string>() +
+                              " needs an anchor to pull towards");
     }
     const bool wide = py::isinstance<py::array_t<std::int64_t>>(order);
     const TrainResult result = wide ? run<std::int64_t>(params, net, x, targets, order, batch, objective)

@@ -45,7 +45,8 @@ py::class_<Rng> bind_generator(py::module_& where, const char* name, bool secure
     py::class_<Rng> cls(where, name, py::is_final());
     cls.attr("secure") = secure;
     cls.def("bytes", &random_bytes<Rng>, py::arg("n"));
-    const std::string refusal = std::string(name) + " is not copied or pickled: two holders of one state would draw the same noise";
+    const std::string refusal =
+        std::string(name) + " is not copied or pickled: two holders of one state would draw the same noise";
     cls.def("__reduce_ex__", [refusal](py::handle, py::handle) -> py::object { throw py::type_error(refusal); });
     return cls;
 }
@@ -95,15 +96,19 @@ void bind_privacy(py::module_& m) {
     });
 
     bind_generator<SystemRng>(m, "SystemRng", true).def(py::init<>());
-    py::module_ seeded = m.def_submodule("seeded", "Replayable randomness for simulations and tests, never for a release.");
-    bind_generator<SeededRng>(seeded, "SeededRng", false).def(py::init([](const py::bytes& seed) {
-        const std::string_view bytes = seed;
-        if (bytes.size() != ChaChaStream::key_bytes) {
-            throw py::value_error("want seed of exactly 32 bytes; got " + std::to_string(bytes.size()));
-        }
-        const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
-        return std::make_unique<SeededRng>(std::span<const std::uint8_t, ChaChaStream::key_bytes>(data, ChaChaStream::key_bytes));
-    }), py::arg("seed"));
+    py::module_ seeded =
+        m.def_submodule("seeded", "Replayable randomness for simulations and tests, never for a release.");
+    bind_generator<SeededRng>(seeded, "SeededRng", false)
+        .def(py::init([](const py::bytes& seed) {
+                 const std::string_view bytes = seed;
+                 if (bytes.size() != ChaChaStream::key_bytes) {
+                     throw py::value_error("want seed of exactly 32 bytes; got " + std::to_string(bytes.size()));
+                 }
+                 const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+                 return std::make_unique<SeededRng>(
+                     std::span<const std::uint8_t, ChaChaStream::key_bytes>(data, ChaChaStream::key_bytes));
+             }),
+             py::arg("seed"));
 
     m.def("clip_l1", &clip_in_place<clip_l1>, py::arg("update"), py::arg("bound"));
     m.def("clip_l2", &clip_in_place<clip_l2>, py::arg("update"), py::arg("bound"));

@@ -9,8 +9,8 @@ void bind_reduce(py::module_& m) {
         [](py::handle acc_arg, py::handle x_arg, py::handle weight_arg) {
             const auto acc = array_arg<double>(acc_arg, "acc", {"d"});
             const auto x = array_arg<const float>(x_arg, "x", {{"d", acc.size()}});
-            const double weight =
-                real_arg(weight_arg, "weight", "in [0, 2**64]", [](double v) { return v >= 0.0 && v <= 18446744073709551616.0; });
+            const double weight = real_arg(weight_arg, "weight", "in [0, 2**64]",
+                                           [](double v) { return v >= 0.0 && v <= 18446744073709551616.0; });
             refuse_overlap(acc, "acc", x, "x");
             bool done = false;
             {

@@ -1,5 +1,5 @@
-// The module edge_runtime._kernels. Every binding checks its arguments, releases the GIL and calls one kernel; what the functions
-// promise is written in edge_runtime/_kernels.pyi.
+// The module edge_runtime._kernels. Every binding checks its arguments, releases the GIL and calls one kernel; what the
+// functions promise is written in edge_runtime/_kernels.pyi.
 #include <pybind11/pybind11.h>
 
 namespace fedge::bindings {

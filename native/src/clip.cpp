@@ -32,9 +32,9 @@ void clip_to(float* update, double norm, double bound, std::size_t n) noexcept {
     }
 }
 
-// Takes one unit off up to `excess` nonzero q: those with the largest |q_j| - |update_j * scale| first. Returns what is left.
-// A key is the outward error as a fixed-point fraction, inverted, above the index: sorting ascending is the rule. The error of
-// rounding lies in [-1/2, 1/2]; a second pass over the same coordinates may see less, and clamps.
+// Takes one unit off up to `excess` nonzero q: those with the largest |q_j| - |update_j * scale| first. Returns what is
+// left. A key is the outward error as a fixed-point fraction, inverted, above the index: sorting ascending is the rule.
+// The error of rounding lies in [-1/2, 1/2]; a second pass over the same coordinates may see less, and clamps.
 std::uint64_t shrink(std::int32_t* q, const float* update, double scale, std::uint64_t excess, std::uint64_t* keys,
                      std::size_t n) noexcept {
     std::size_t candidates = 0;
@@ -90,14 +90,15 @@ bool quantize_l1(std::int32_t* q, const float* update, double clip, std::int32_t
         std::fill_n(q, n, 0);
         return true;
     }
-    // A nonzero norm is at least 2^-149, so the scale is at most 2^179; and |update_j| <= norm (1 + 2^-26) for n <= 2^30, so each
-    // product is at most 2^30 + 16 + a half and fits.
+    // A nonzero norm is at least 2^-149, so the scale is at most 2^179; and |update_j| <= norm (1 + 2^-26) for n <=
+    // 2^30, so each product is at most 2^30 + 16 + a half and fits.
     const double scale = static_cast<double>(levels) / std::max(clip, norm);
     for (std::size_t j = 0; j < n; ++j) {
         q[j] = static_cast<std::int32_t>(std::nearbyint(static_cast<double>(update[j]) * scale));
     }
-    // Each coordinate carried outward by rounding went at most a half, so about twice as many are outward as there are units
-    // over, and one pass is enough; the loop makes the bound unconditional. It ends: a sum above `levels` >= 1 has nonzero terms.
+    // Each coordinate carried outward by rounding went at most a half, so about twice as many are outward as there are
+    // units over, and one pass is enough; the loop makes the bound unconditional. It ends: a sum above `levels` >= 1
+    // has nonzero terms.
     const std::uint64_t magnitude = integer_l1_norm(q, n);
     const auto limit = static_cast<std::uint64_t>(levels);
     std::uint64_t excess = magnitude > limit ? magnitude - limit : 0;

@@ -14,14 +14,15 @@
 namespace fedge {
 namespace {
 
-// A state word of four consecutive blocks side by side. `Word` is this or a plain integer; the rounds are the same text.
+// A state word of four consecutive blocks side by side. `Word` is this or a plain integer; the rounds are the same
+// text.
 using u32x4 = std::uint32_t __attribute__((vector_size(16)));
 
 constexpr std::uint32_t sigma[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
 
 std::uint32_t load_le32(const std::uint8_t* p) noexcept {
-    return static_cast<std::uint32_t>(p[0]) | static_cast<std::uint32_t>(p[1]) << 8 | static_cast<std::uint32_t>(p[2]) << 16 |
-           static_cast<std::uint32_t>(p[3]) << 24;
+    return static_cast<std::uint32_t>(p[0]) | static_cast<std::uint32_t>(p[1]) << 8 |
+           static_cast<std::uint32_t>(p[2]) << 16 | static_cast<std::uint32_t>(p[3]) << 24;
 }
 
 void store_le32(std::uint8_t* p, std::uint32_t v) noexcept {
@@ -58,7 +59,8 @@ inline void permute(Word (&out)[16], const Word (&in)[16]) noexcept {
     for (int i = 0; i < 16; ++i) out[i] += in[i];
 }
 
-void initial_state(std::uint32_t (&state)[16], const std::uint8_t key[32], std::uint64_t counter, std::uint64_t nonce) noexcept {
+void initial_state(std::uint32_t (&state)[16], const std::uint8_t key[32], std::uint64_t counter,
+                   std::uint64_t nonce) noexcept {
     std::copy_n(sigma, 4, state);
     for (int i = 0; i < 8; ++i) state[4 + i] = load_le32(key + 4 * i);
     state[12] = static_cast<std::uint32_t>(counter);
@@ -67,8 +69,8 @@ void initial_state(std::uint32_t (&state)[16], const std::uint8_t key[32], std::
     state[15] = static_cast<std::uint32_t>(nonce >> 32);
 }
 
-// Four blocks at once, the state words widened to one lane a block. Words 4q..4q+3 of the four blocks are a 4 x 4 square, which two
-// rounds of interleaving transpose into sixteen consecutive bytes of each block.
+// Four blocks at once, the state words widened to one lane a block. Words 4q..4q+3 of the four blocks are a 4 x 4
+// square, which two rounds of interleaving transpose into sixteen consecutive bytes of each block.
 void four_blocks(std::uint8_t* out, const std::uint32_t (&first)[16], std::uint64_t counter) noexcept {
     u32x4 in[16], mixed[16];
     for (int i = 0; i < 16; ++i) in[i] = u32x4{first[i], first[i], first[i], first[i]};
@@ -79,8 +81,10 @@ void four_blocks(std::uint8_t* out, const std::uint32_t (&first)[16], std::uint6
     permute(mixed, in);
     for (int q = 0; q < 4; ++q) {
         const u32x4* const m = mixed + 4 * q;
-        const u32x4 a = __builtin_shufflevector(m[0], m[1], 0, 4, 1, 5), b = __builtin_shufflevector(m[2], m[3], 0, 4, 1, 5);
-        const u32x4 c = __builtin_shufflevector(m[0], m[1], 2, 6, 3, 7), d = __builtin_shufflevector(m[2], m[3], 2, 6, 3, 7);
+        const u32x4 a = __builtin_shufflevector(m[0], m[1], 0, 4, 1, 5),
+                    b = __builtin_shufflevector(m[2], m[3], 0, 4, 1, 5);
+        const u32x4 c = __builtin_shufflevector(m[0], m[1], 2, 6, 3, 7),
+                    d = __builtin_shufflevector(m[2], m[3], 2, 6, 3, 7);
         store_le128(out + 16 * q, __builtin_shufflevector(a, b, 0, 1, 4, 5));
         store_le128(out + 64 + 16 * q, __builtin_shufflevector(a, b, 2, 3, 6, 7));
         store_le128(out + 128 + 16 * q, __builtin_shufflevector(c, d, 0, 1, 4, 5));
@@ -92,7 +96,8 @@ void four_blocks(std::uint8_t* out, const std::uint32_t (&first)[16], std::uint6
 std::atomic<std::uint64_t> fork_count{0};
 
 std::uint64_t forks_so_far() {
-    static const int failed = pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1, std::memory_order_relaxed); });
+    static const int failed =
+        pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1, std::memory_order_relaxed); });
     if (failed != 0) throw std::system_error(failed, std::generic_category(), "pthread_atfork");
     return fork_count.load(std::memory_order_relaxed);
 }
@@ -115,7 +120,8 @@ StreamKey system_key() {
 
 void wipe(void* memory, std::size_t n) noexcept { explicit_bzero(memory, n); }
 
-void chacha20_block(std::uint8_t out[64], const std::uint8_t key[32], std::uint64_t counter, std::uint64_t nonce) noexcept {
+void chacha20_block(std::uint8_t out[64], const std::uint8_t key[32], std::uint64_t counter,
+                    std::uint64_t nonce) noexcept {
     std::uint32_t in[16], mixed[16];
     initial_state(in, key, counter, nonce);
     permute(mixed, in);

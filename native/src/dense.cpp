@@ -7,12 +7,13 @@
 namespace fedge {
 namespace {
 
-// y[m, n] = b[n] + x[m] . w[n] for an MB x NB corner of y (row stride O). 2 x 2 keeps eight accumulators and their operands
-// in the sixteen registers of the x86-64 and aarch64 baselines.
+// y[m, n] = b[n] + x[m] . w[n] for an MB x NB corner of y (row stride O). 2 x 2 keeps eight accumulators and their
+// operands in the sixteen registers of the x86-64 and aarch64 baselines.
 template <std::size_t MB, std::size_t NB>
-inline void forward_block(float* y, const float* x, const float* w, const float* b, std::size_t I, std::size_t O) noexcept {
+inline void forward_block(float* y, const float* x, const float* w, const float* b, std::size_t I,
+                          std::size_t O) noexcept {
     Lanes8 sum[MB][NB] = {};
-    const auto step = [&](const Lanes8 (&xs)[MB], const Lanes8 (&ws)[NB]) {
+    const auto step = [&](const Lanes8(&xs)[MB], const Lanes8(&ws)[NB]) {
         for (std::size_t m = 0; m < MB; ++m) {
             for (std::size_t n = 0; n < NB; ++n) {
                 sum[m][n].lo += xs[m].lo * ws[n].lo;
@@ -38,7 +39,8 @@ inline void forward_block(float* y, const float* x, const float* w, const float*
 }
 
 template <std::size_t MB>
-inline void forward_rows(float* y, const float* x, const float* w, const float* b, std::size_t I, std::size_t O) noexcept {
+inline void forward_rows(float* y, const float* x, const float* w, const float* b, std::size_t I,
+                         std::size_t O) noexcept {
     std::size_t o = 0;
     for (; o + 2 <= O; o += 2) forward_block<MB, 2>(y + o, x, w + o * I, b + o, I, O);
     if (o < O) forward_block<MB, 1>(y + o, x, w + o * I, b + o, I, O);
@@ -72,8 +74,8 @@ inline void product_block(float* c, const float* a, Strides at, const float* b, 
     }
 }
 
-// c (M, N) += a (M, K) @ b (K, N), a read through its strides. Columns are the outer loop: eight columns of b stay in the
-// first-level cache while every row of c passes over them.
+// c (M, N) += a (M, K) @ b (K, N), a read through its strides. Columns are the outer loop: eight columns of b stay in
+// the first-level cache while every row of c passes over them.
 void accumulate_product(float* c, const float* a, Strides at, const float* b, std::size_t M, std::size_t N,
                         std::size_t K) noexcept {
     const auto columns = [&](std::size_t n, std::size_t width) {

@@ -4,16 +4,16 @@
 
 namespace fedge {
 
-double softmax_cross_entropy(float* dlogits, const float* logits, const std::int32_t* labels, float scale, std::size_t B,
-                             std::size_t O) noexcept {
+double softmax_cross_entropy(float* dlogits, const float* logits, const std::int32_t* labels, float scale,
+                             std::size_t B, std::size_t O) noexcept {
     double loss = 0.0;
     for (std::size_t b = 0; b < B; ++b) {
         const float* z = logits + b * O;
         const auto label = static_cast<std::size_t>(labels[b]);
         float top = z[0];
         for (std::size_t o = 1; o < O; ++o) top = z[o] > top ? z[o] : top;
-        // With the largest logit taken off, every exponential is at most one and one of them is exactly one: the sum lies in
-        // [1, O] and its logarithm is never taken of zero.
+        // With the largest logit taken off, every exponential is at most one and one of them is exactly one: the sum
+        // lies in [1, O] and its logarithm is never taken of zero.
         double sum = 0.0;
         for (std::size_t o = 0; o < O; ++o) {
             const float e = std::exp(z[o] - top);
@@ -29,7 +29,8 @@ double softmax_cross_entropy(float* dlogits, const float* logits, const std::int
     return loss;
 }
 
-double squared_error(float* dy, const float* y, const float* target, float scale, std::size_t B, std::size_t O) noexcept {
+double squared_error(float* dy, const float* y, const float* target, float scale, std::size_t B,
+                     std::size_t O) noexcept {
     double sum = 0.0;
     const float slope = 2.0F * scale / static_cast<float>(O);
     for (std::size_t i = 0; i < B * O; ++i) {

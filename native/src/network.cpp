@@ -11,9 +11,11 @@
 
 namespace fedge {
 
-Network::Network(std::span<const std::int64_t> widths, std::span<const Activation> activations, Loss loss) : loss_(loss) {
+Network::Network(std::span<const std::int64_t> widths, std::span<const Activation> activations, Loss loss)
+    : loss_(loss) {
     if (widths.size() < 2) {
-        throw std::invalid_argument("want widths [inputs, ..., outputs], at least 2; got " + std::to_string(widths.size()));
+        throw std::invalid_argument("want widths [inputs, ..., outputs], at least 2; got " +
+                                    std::to_string(widths.size()));
     }
     if (activations.size() != widths.size() - 1) {
         throw std::invalid_argument("want one activation per layer, " + std::to_string(widths.size() - 1) + "; got " +
@@ -22,18 +24,20 @@ Network::Network(std::span<const std::int64_t> widths, std::span<const Activatio
     constexpr auto limit = static_cast<std::int64_t>(max_parameters);
     for (const std::int64_t width : widths) {
         if (width < 1 || width > limit) {
-            throw std::invalid_argument("want widths in [1, " + std::to_string(limit) + "]; got " + std::to_string(width));
+            throw std::invalid_argument("want widths in [1, " + std::to_string(limit) + "]; got " +
+                                        std::to_string(width));
         }
     }
-    std::uint64_t offset = 0;  // each product below is at most 2^56: no 64-bit sum of it with `offset` <= 2^28 overflows
+    std::uint64_t offset =
+        0;  // each product below is at most 2^56: no 64-bit sum of it with `offset` <= 2^28 overflows
     for (std::size_t l = 0; l + 1 < widths.size(); ++l) {
         const auto I = static_cast<std::uint64_t>(widths[l]);
         const auto O = static_cast<std::uint64_t>(widths[l + 1]);
         const std::uint64_t bias = offset + O * I;
         if (bias + O > max_parameters) {
-            throw std::invalid_argument("want at most " + std::to_string(limit) + " parameters; layer " + std::to_string(l) +
-                                        " (" + std::to_string(O) + ", " + std::to_string(I) + ") brings them to " +
-                                        std::to_string(bias + O));
+            throw std::invalid_argument("want at most " + std::to_string(limit) + " parameters; layer " +
+                                        std::to_string(l) + " (" + std::to_string(O) + ", " + std::to_string(I) +
+                                        ") brings them to " + std::to_string(bias + O));
         }
         layers_.push_back({static_cast<std::size_t>(I), static_cast<std::size_t>(O), activations[l],
                            static_cast<std::size_t>(offset), static_cast<std::size_t>(bias)});
@@ -45,7 +49,8 @@ Network::Network(std::span<const std::int64_t> widths, std::span<const Activatio
 
 namespace {
 
-// All layers' outputs one after another, layer l's (B, O_l) block starting where the previous ended, and two gradients in turn.
+// All layers' outputs one after another, layer l's (B, O_l) block starting where the previous ended, and two gradients
+// in turn.
 struct Buffers {
     float* outputs;
     float* delta[2];
@@ -63,7 +68,8 @@ Buffers carve(Arena& arena, const Network& net, std::size_t B) noexcept {
 // Runs every layer; returns the last one's output, which ends the block of outputs.
 const float* forward(float* outputs, const Network& net, const float* params, const float* x, std::size_t B) noexcept {
     for (const DenseLayer& layer : net.layers()) {
-        dense_forward(outputs, x, params + layer.weight_offset, params + layer.bias_offset, B, layer.inputs, layer.outputs);
+        dense_forward(outputs, x, params + layer.weight_offset, params + layer.bias_offset, B, layer.inputs,
+                      layer.outputs);
         const std::size_t n = B * layer.outputs;
         switch (layer.activation) {
             case Activation::identity: break;
@@ -76,7 +82,8 @@ const float* forward(float* outputs, const Network& net, const float* params, co
     return x;
 }
 
-double loss_and_slope(float* dy, const Network& net, const float* y, Targets targets, float scale, std::size_t B) noexcept {
+double loss_and_slope(float* dy, const Network& net, const float* y, Targets targets, float scale,
+                      std::size_t B) noexcept {
     if (net.loss() == Loss::softmax_cross_entropy) {
         return softmax_cross_entropy(dy, y, targets.labels, scale, B, net.outputs());
     }
@@ -105,8 +112,8 @@ double network_loss(const Network& net, const float* params, const float* x, Tar
     return loss_and_slope(nullptr, net, y, targets, 1.0F, B);
 }
 
-double network_gradient(float* grad, const Network& net, const float* params, const float* x, Targets targets, float scale,
-                        std::size_t B, std::byte* workspace) noexcept {
+double network_gradient(float* grad, const Network& net, const float* params, const float* x, Targets targets,
+                        float scale, std::size_t B, std::byte* workspace) noexcept {
     Arena arena(workspace);
     Buffers buffers = carve(arena, net, B);
     const float* y = forward(buffers.outputs, net, params, x, B);

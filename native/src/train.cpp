@@ -71,17 +71,20 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
             }
         }
         std::fill_n(at.g, P, 0.0F);
-        loss += network_gradient(at.g, net, at.w, at.x, {at.labels, at.values}, 1.0F / static_cast<float>(B), B, at.network);
+        loss += network_gradient(at.g, net, at.w, at.x, {at.labels, at.values}, 1.0F / static_cast<float>(B), B,
+                                 at.network);
         sgd_step(at.w, at.v, at.g, objective, P);
     }
-    // One look at the end sees every accident: a weight that is NaN or infinite stays so, since infinity minus anything is
-    // infinite or NaN.
+    // One look at the end sees every accident: a weight that is NaN or infinite stays so, since infinity minus anything
+    // is infinite or NaN.
     const bool finite = all_finite(at.w, P);
     if (finite) std::copy_n(at.w, P, params);
     return {loss / static_cast<double>(batches.draws), finite};
 }
 
-template TrainResult train(float*, const Network&, const Minibatches<std::int32_t>&, const LocalObjective&, std::byte*) noexcept;
-template TrainResult train(float*, const Network&, const Minibatches<std::int64_t>&, const LocalObjective&, std::byte*) noexcept;
+template TrainResult train(float*, const Network&, const Minibatches<std::int32_t>&, const LocalObjective&,
+                           std::byte*) noexcept;
+template TrainResult train(float*, const Network&, const Minibatches<std::int64_t>&, const LocalObjective&,
+                           std::byte*) noexcept;
 
 }  // namespace fedge

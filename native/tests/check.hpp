@@ -11,10 +11,10 @@ inline int& failed() {
 inline int failures() { return failed() == 0 ? 0 : 1; }
 }  // namespace check
 
-#define CHECK(condition)                                                                     \
-    do {                                                                                     \
-        if (!(condition)) {                                                                  \
+#define CHECK(condition)                                                                       \
+    do {                                                                                       \
+        if (!(condition)) {                                                                    \
             std::fprintf(stderr, "%s:%d: CHECK(%s) failed\n", __FILE__, __LINE__, #condition); \
-            ++check::failed();                                                               \
-        }                                                                                    \
+            ++check::failed();                                                                 \
+        }                                                                                      \
     } while (false)

@@ -34,8 +34,15 @@ std::vector<float> any_floats(std::size_t n, std::uint32_t seed) {
 void integers_keep_the_bound_for_every_finite_input() {
     constexpr float largest = std::numeric_limits<float>::max(), tiniest = std::numeric_limits<float>::denorm_min();
     std::vector<std::vector<float>> updates = {
-        {}, {0.0F}, {largest}, {-largest, largest, largest}, {tiniest}, {tiniest, -tiniest, largest},
-        std::vector<float>(1000, 0.6F), std::vector<float>(1001, -0.5F), std::vector<float>(1000, largest),
+        {},
+        {0.0F},
+        {largest},
+        {-largest, largest, largest},
+        {tiniest},
+        {tiniest, -tiniest, largest},
+        std::vector<float>(1000, 0.6F),
+        std::vector<float>(1001, -0.5F),
+        std::vector<float>(1000, largest),
     };
     for (std::uint32_t seed = 0; seed < 20; ++seed) updates.push_back(any_floats(257, seed));
     std::vector<std::int32_t> q;
@@ -88,7 +95,8 @@ void integer_sums_are_exact_and_refuse_to_wrap() {
     constexpr auto low = std::numeric_limits<std::int32_t>::min();
     const std::vector<std::int32_t> x = {low, low, 1};
     CHECK(integer_l1_norm(x.data(), x.size()) == (std::uint64_t{1} << 32) + 1);
-    std::vector<std::int64_t> acc = {0, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()};
+    std::vector<std::int64_t> acc = {0, std::numeric_limits<std::int64_t>::min(),
+                                     std::numeric_limits<std::int64_t>::max()};
     const auto before = acc;
     CHECK(!accumulate_i32(acc.data(), x.data(), 3) && acc == before);
     CHECK(accumulate_i32(acc.data(), x.data(), 1) && acc[0] == low);

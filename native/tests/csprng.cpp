@@ -35,7 +35,8 @@ void block_matches_rfc_8439() {
 
 // RFC 8439 appendix A.1, test vector 1: all zeros.
 void zero_block_matches_rfc_8439() {
-    const std::uint8_t want[16] = {0x76, 0xb8, 0xe0, 0xad, 0xa0, 0xf1, 0x3d, 0x90, 0x40, 0x5d, 0x6a, 0xe5, 0x53, 0x86, 0xbd, 0x28};
+    const std::uint8_t want[16] = {0x76, 0xb8, 0xe0, 0xad, 0xa0, 0xf1, 0x3d, 0x90,
+                                   0x40, 0x5d, 0x6a, 0xe5, 0x53, 0x86, 0xbd, 0x28};
     const std::uint8_t key[32] = {};
     std::uint8_t got[64];
     chacha20_block(got, key, 0, 0);
@@ -86,7 +87,8 @@ void child_and_parent_draw_differently() {
     const pid_t child = fork();
     const StreamKey key = rng.stream_key();
     if (child == 0) {
-        const bool written = write(ends[1], key.bytes.data(), key.bytes.size()) == static_cast<ssize_t>(key.bytes.size());
+        const bool written =
+            write(ends[1], key.bytes.data(), key.bytes.size()) == static_cast<ssize_t>(key.bytes.size());
         _exit(written ? 0 : 1);
     }
     StreamKey childs{};

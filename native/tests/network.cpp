@@ -59,14 +59,17 @@ void training_lowers_the_loss_and_refuses_to_diverge() {
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(i * 5 % 12);
     auto memory = room(train_workspace_size(net, 5));
     const Minibatches<std::int32_t> batches{x.data(), {labels.data(), nullptr}, order.data(), order.size(), 5};
-    const double before = network_loss(net, params.data(), x.data(), batches.targets, 12, room(network_workspace_size(net, 12)).data());
+    const double before =
+        network_loss(net, params.data(), x.data(), batches.targets, 12, room(network_workspace_size(net, 12)).data());
     CHECK(train(params.data(), net, batches, {.learning_rate = 0.3F, .momentum = 0.5F}, memory.data()).finite);
-    const double after = network_loss(net, params.data(), x.data(), batches.targets, 12, room(network_workspace_size(net, 12)).data());
+    const double after =
+        network_loss(net, params.data(), x.data(), batches.targets, 12, room(network_workspace_size(net, 12)).data());
     CHECK(after < 0.2 * before);
 
     params = start;
     const std::vector<float> push(params.size(), 1e30F);
-    CHECK(!train(params.data(), net, batches, {.learning_rate = 1e30F, .correction = push.data()}, memory.data()).finite);
+    CHECK(
+        !train(params.data(), net, batches, {.learning_rate = 1e30F, .correction = push.data()}, memory.data()).finite);
     CHECK(params == start);
 }
 

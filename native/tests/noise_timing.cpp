@@ -1,5 +1,5 @@
-// Draws from a seed, for constant_time.cmake to count instructions over: `noise_timing MODE SEED`, MODE being shipped or lazy.
-// `lazy` is a geometric loop with early exit: the control that shows a leak would be seen.
+// Draws from a seed, for constant_time.cmake to count instructions over: `noise_timing MODE SEED`, MODE being shipped
+// or lazy. `lazy` is a geometric loop with early exit: the control that shows a leak would be seen.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -10,7 +10,8 @@
 using namespace fedge;
 
 // Named plainly and kept whole, so that the profiler can be told to count inside it alone.
-extern "C" __attribute__((noinline)) void counted(std::int64_t* out, ChaChaStream& stream, std::size_t n, unsigned m, bool lazy) {
+extern "C" __attribute__((noinline)) void counted(std::int64_t* out, ChaChaStream& stream, std::size_t n, unsigned m,
+                                                  bool lazy) {
     if (!lazy) {
         discrete_laplace(out, stream, n, m);
         return;

@@ -10,17 +10,19 @@
 
 namespace fedge {
 
-// One 64-byte keystream block. Words 12-13 of the state are `counter`, 14-15 `nonce`, little-endian: RFC 8439's 32-bit counter and
-// 96-bit nonce are the same four words cut elsewhere.
-void chacha20_block(std::uint8_t out[64], const std::uint8_t key[32], std::uint64_t counter, std::uint64_t nonce) noexcept;
+// One 64-byte keystream block. Words 12-13 of the state are `counter`, 14-15 `nonce`, little-endian: RFC 8439's 32-bit
+// counter and 96-bit nonce are the same four words cut elsewhere.
+void chacha20_block(std::uint8_t out[64], const std::uint8_t key[32], std::uint64_t counter,
+                    std::uint64_t nonce) noexcept;
 
 // Keystream bytes [0, 64 blocks) for counters counter, counter + 1, ...; four blocks at a time where there are four.
 void chacha20_keystream(std::uint8_t* out, const std::uint8_t key[32], std::uint64_t counter, std::uint64_t nonce,
                         std::size_t blocks) noexcept;
 
-// Keystream with fast key erasure. A refill is 64 blocks (4096 bytes) of ChaCha20 under the current key, counter from 0, nonce 0;
-// its first 32 bytes replace the key and the rest is given out in order, each byte wiped as it leaves. Who reads the memory later
-// learns nothing of what was drawn before. The stream is fixed: the same key gives the same bytes on every machine.
+// Keystream with fast key erasure. A refill is 64 blocks (4096 bytes) of ChaCha20 under the current key, counter from
+// 0, nonce 0; its first 32 bytes replace the key and the rest is given out in order, each byte wiped as it leaves. Who
+// reads the memory later learns nothing of what was drawn before. The stream is fixed: the same key gives the same
+// bytes on every machine.
 class ChaChaStream {
   public:
     static constexpr std::size_t key_bytes = 32;
@@ -44,15 +46,16 @@ class ChaChaStream {
     std::size_t next_ = 64 * blocks;
 };
 
-// A key that is wiped when it goes. Both generators hand out keys for streams of their own: a bulk draw runs on such a stream, so
-// no generator state is shared while other threads run or the process forks.
+// A key that is wiped when it goes. Both generators hand out keys for streams of their own: a bulk draw runs on such a
+// stream, so no generator state is shared while other threads run or the process forks.
 struct StreamKey {
     std::array<std::uint8_t, ChaChaStream::key_bytes> bytes;
     ~StreamKey();
 };
 
-// Seeded by getrandom(2) alone. Notices fork (a pthread_atfork counter, and the process id for children made without libc) and
-// seeds itself anew in the child. Throws std::system_error where the system has no randomness to give. Not for two threads at once.
+// Seeded by getrandom(2) alone. Notices fork (a pthread_atfork counter, and the process id for children made without
+// libc) and seeds itself anew in the child. Throws std::system_error where the system has no randomness to give. Not
+// for two threads at once.
 class SystemRng {
   public:
     SystemRng();

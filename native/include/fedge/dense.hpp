@@ -10,8 +10,8 @@ void dense_forward(float* y, const float* x, const float* w, const float* b, std
                    std::size_t O) noexcept;
 
 // dx (B, I) += dy (B, O) @ w (O, I);  dw (O, I) += dy^T @ x (B, I);  db (O) += sum over B of dy.
-// dx may be null: the first layer has nobody to pass it to. Each sum runs over its rows in order and starts from what is
-// already there, so a batch fed in pieces gives the same bits as the whole batch.
+// dx may be null: the first layer has nobody to pass it to. Each sum runs over its rows in order and starts from what
+// is already there, so a batch fed in pieces gives the same bits as the whole batch.
 void dense_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, std::size_t B,
                     std::size_t I, std::size_t O) noexcept;
 

@@ -1,8 +1,9 @@
 // Four floats in one register, and the fixed order in which eight of them are summed.
 //
-// Every float32 dot product in fedge adds element i into lane i mod 8 and then folds the lanes in one fixed tree. The order is
-// part of the contract: whichever instruction set runs it, and however a kernel blocks its loops, the bits are the same.
-// The vector type is the compilers' own extension (GCC, Clang): SSE2 on x86-64, NEON on aarch64, plain scalars elsewhere.
+// Every float32 dot product in fedge adds element i into lane i mod 8 and then folds the lanes in one fixed tree. The
+// order is part of the contract: whichever instruction set runs it, and however a kernel blocks its loops, the bits are
+// the same. The vector type is the compilers' own extension (GCC, Clang): SSE2 on x86-64, NEON on aarch64, plain
+// scalars elsewhere.
 #pragma once
 
 #include <cstddef>

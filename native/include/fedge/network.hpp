@@ -1,5 +1,6 @@
 // A dense network as a plan over ONE flat float32 parameter buffer: for each layer W (O, I) row-major, then b (O).
-// The plan is immutable and holds no numbers, so threads and devices share it; parameters and workspace come from the caller.
+// The plan is immutable and holds no numbers, so threads and devices share it; parameters and workspace come from the
+// caller.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +29,8 @@ class Network {
   public:
     static constexpr std::size_t max_parameters = std::size_t{1} << 28;
 
-    // widths [I, H1, ..., O], one activation for each step between them. Throws std::invalid_argument, naming value and bound.
+    // widths [I, H1, ..., O], one activation for each step between them. Throws std::invalid_argument, naming value and
+    // bound.
     Network(std::span<const std::int64_t> widths, std::span<const Activation> activations, Loss loss);
 
     const std::vector<DenseLayer>& layers() const noexcept { return layers_; }
@@ -60,7 +62,7 @@ double network_loss(const Network& net, const float* params, const float* x, Tar
                     std::byte* workspace) noexcept;
 
 // grad (P) += scale * gradient of the sum over B of the loss. Returns that sum.
-double network_gradient(float* grad, const Network& net, const float* params, const float* x, Targets targets, float scale,
-                        std::size_t B, std::byte* workspace) noexcept;
+double network_gradient(float* grad, const Network& net, const float* params, const float* x, Targets targets,
+                        float scale, std::size_t B, std::byte* workspace) noexcept;
 
 }  // namespace fedge

@@ -13,8 +13,8 @@ bool all_finite(const float* x, std::size_t n) noexcept;
 template <class Index>
 std::size_t first_out_of_range(const Index* values, std::size_t n, std::size_t bound) noexcept;
 
-// acc (d) += weight * x (d), or false with acc untouched where x holds NaN or an infinity. Needs 0 <= weight <= 2^64: then no
-// addition exceeds 2^192, and no number of them that a machine could make reaches the largest double.
+// acc (d) += weight * x (d), or false with acc untouched where x holds NaN or an infinity. Needs 0 <= weight <= 2^64:
+// then no addition exceeds 2^192, and no number of them that a machine could make reaches the largest double.
 bool accumulate_f32(double* acc, const float* x, double weight, std::size_t d) noexcept;
 
 // acc (d) += x (d) exactly, in any order the same; or false with acc untouched where a coordinate would leave int64.

@@ -41,8 +41,8 @@ struct TrainResult {
 // Bytes that train needs, or Arena::too_large.
 std::size_t train_workspace_size(const Network& net, std::size_t B) noexcept;
 
-// Trains params (P) in place from zero velocity. Weights are worked on in the workspace and copied back at the end, so anchor
-// may be params itself. Index is int32_t or int64_t.
+// Trains params (P) in place from zero velocity. Weights are worked on in the workspace and copied back at the end, so
+// anchor may be params itself. Index is int32_t or int64_t.
 template <class Index>
 TrainResult train(float* params, const Network& net, const Minibatches<Index>& batches, const LocalObjective& objective,
                   std::byte* workspace) noexcept;

@@ -1,7 +1,7 @@
 // Carves one block of bytes, brought by the caller, into typed pieces.
 //
-// A layout is written once, as the sequence of take() calls. Run over nullptr it measures, run over memory it hands out, so the
-// size and the use cannot disagree.
+// A layout is written once, as the sequence of take() calls. Run over nullptr it measures, run over memory it hands
+// out, so the size and the use cannot disagree.
 #pragma once
 
 #include <cstddef>
