@@ -62,12 +62,16 @@ class Authority:
     def __init__(self, home: Path) -> None:
         self.paths = Paths(home)
         if not self.paths.server.exists():
-            raise LocalError(f"{home} is not a coordinator's folder; make one with: fedge coordinator init --home {home}")
+            raise LocalError(
+                f"{home} is not a coordinator's folder; make one with: fedge coordinator init --home {home}"
+            )
         try:
             key = load_pem_private_key(self.paths.authority_key.read_bytes(), password=None)
             self._certificate = x509.load_pem_x509_certificate(self.paths.authority.read_bytes())
         except (OSError, ValueError) as fault:
-            raise LocalError(f"the authority in {home} cannot be read: {fault}; restore the folder from a backup") from None
+            raise LocalError(
+                f"the authority in {home} cannot be read: {fault}; restore the folder from a backup"
+            ) from None
         assert isinstance(key, Ed25519PrivateKey)
         self._key = key
 
@@ -79,7 +83,9 @@ class Authority:
             raise LocalError(f"{home} is a coordinator's folder already; choose another --home for a second fleet")
         make_directory(home)
         key, server_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-        authority = _certificate("fedge authority", key.public_key(), issuer="fedge authority", signer=key, authority=True)
+        authority = _certificate(
+            "fedge authority", key.public_key(), issuer="fedge authority", signer=key, authority=True
+        )
         server = _certificate(SERVER_NAME, server_key.public_key(), issuer="fedge authority", signer=key, server=True)
         write_file(paths.authority_key, _private_pem(key))
         write_file(paths.authority, authority.public_bytes(Encoding.PEM))

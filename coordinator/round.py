@@ -72,7 +72,9 @@ class Rounds:
         self.number += 1
         self._begin(cohort, now_s)
 
-    def resume(self, number: int, cohort: Iterable[str], contributed: Iterable[str], declined: Iterable[str], now_s: float) -> None:
+    def resume(
+        self, number: int, cohort: Iterable[str], contributed: Iterable[str], declined: Iterable[str], now_s: float
+    ) -> None:
         """Go on with a round that a coordinator opened before it was killed; its deadline starts anew."""
         self.step(Event.OPENED, now_s)
         self.number = number

@@ -79,7 +79,9 @@ class Server:
         try:
             listener = await asyncio.start_server(self._accept, host, port, backlog=1024)
         except OSError as fault:
-            raise DeviceFault(f"cannot listen on {host}:{port}: {fault.strerror or fault}; choose another --listen") from None
+            raise DeviceFault(
+                f"cannot listen on {host}:{port}: {fault.strerror or fault}; choose another --listen"
+            ) from None
         self.address = listener.sockets[0].getsockname()[:2]
         log.info("listening on %s:%s", *self.address)
         lines = [asyncio.create_task(self._serve_line(port)) for port in serial_ports]
@@ -104,7 +106,7 @@ class Server:
             writer.close()
             return
         self._connections.add(task)
-        connection = self._new_connection("tcp")
+        connection = self.new_connection("tcp")
         try:
             await self._converse_tcp(connection, reader, writer)
         except (RemoteError, OSError, asyncio.IncompleteReadError) as fault:
@@ -113,11 +115,11 @@ class Server:
             pass
         finally:
             self._connections.discard(task)
-            self._left(connection)
+            self.left(connection)
             with contextlib.suppress(OSError):
                 writer.close()
 
-    def _new_connection(self, link: str) -> Connection:
+    def new_connection(self, link: str) -> Connection:
         return Connection(link, Channel(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES))
 
     async def _converse_tcp(
@@ -196,7 +198,7 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: self.service.version != version), timeout_s)
 
-    def _left(self, connection: Connection) -> None:
+    def left(self, connection: Connection) -> None:
         if connection.peer is not None and connection.peer.device is not None:
             self.service.left(connection.peer.device)
 
@@ -249,7 +251,9 @@ class Server:
         except DeviceFault as fault:
             log.error("%s; nothing was acknowledged, devices will ask again", fault)
             self.service = self._make_service(now_s)
-            refusal = Refusal("coordinator", "storage", "the coordinator cannot write to its disk at the moment; try again later")
+            refusal = Refusal(
+                "coordinator", "storage", "the coordinator cannot write to its disk at the moment; try again later"
+            )
             replies = [refusal for _ in questions]
         for question, reply in zip(questions, replies, strict=True):
             if not question.answer.done():

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from edge_runtime._kernels import NoiseSource
 
 _RETRY_S = 1.0
-_AWAY_AFTER_S = 90.0  # a device that has not asked for so long is not counted on; long polls are at most 30 s by default
+_AWAY_AFTER_S = (
+    90.0  # a device that has not asked for so long is not counted on; long polls are at most 30 s by default
+)
 _INTEGER_TENSORS = ("<i1", "<i2", "<i4")
 
 
@@ -104,9 +106,13 @@ class Service:
             case Enrol():
                 return self._enrol(request, now_s)
         if peer.removed or (peer.device is not None and peer.device not in self._enrolled):
-            return Refusal("device", "unknown_device", "this device is not in this fleet any more: ask its owner for a new code")
+            return Refusal(
+                "device", "unknown_device", "this device is not in this fleet any more: ask its owner for a new code"
+            )
         if peer.device is None:
-            return Refusal("device", "not_enrolled", "this device has no certificate of this fleet: join with a code first")
+            return Refusal(
+                "device", "not_enrolled", "this device has no certificate of this fleet: join with a code first"
+            )
         match request:
             case Hello(protocol, _, link):
                 return self._greet(peer, protocol, link)
@@ -173,7 +179,9 @@ class Service:
         key = secret_hash(request.secret)
         invitation = self._store.invitation(key)
         if invitation is None:
-            return Refusal("device", "bad_code", "the join code is not one of this coordinator's: ask its owner for one")
+            return Refusal(
+                "device", "bad_code", "the join code is not one of this coordinator's: ask its owner for one"
+            )
         try:
             device, public_key, certificate = self._authority.issue(request.request)
         except RemoteError as fault:
@@ -181,11 +189,17 @@ class Service:
         expires_at_s, used_by = invitation
         known = self._store.device(device)
         if used_by is not None:
-            if used_by == device and known is not None:  # the answer was lost on the way: the same key gets the same answer
+            if (
+                used_by == device and known is not None
+            ):  # the answer was lost on the way: the same key gets the same answer
                 return Enrolled(device, known.certificate)
-            return Refusal("device", "used_code", "the join code was used by another device: ask the owner for a fresh one")
+            return Refusal(
+                "device", "used_code", "the join code was used by another device: ask the owner for a fresh one"
+            )
         if now_s > expires_at_s:
-            return Refusal("device", "expired_code", "the join code has expired: ask the coordinator's owner for a fresh one")
+            return Refusal(
+                "device", "expired_code", "the join code has expired: ask the coordinator's owner for a fresh one"
+            )
         if known is None:
             self._store.add_device(device, _printable(request.name) or device, public_key, certificate, now_s)
             self._enrolled.add(device)
@@ -221,10 +235,14 @@ class Service:
         if recorded is not None:
             if recorded == request.release_id:
                 return Receipt(request.release_id, "accepted")
-            return Refusal("device", "already_contributed", f"{device} has contributed to round {request.round} already")
+            return Refusal(
+                "device", "already_contributed", f"{device} has contributed to round {request.round} already"
+            )
         rounds = self._rounds
         if request.round > rounds.number:
-            return Refusal("device", "unknown_round", f"round {request.round} is not open, round {rounds.number} is the latest")
+            return Refusal(
+                "device", "unknown_round", f"round {request.round} is not open, round {rounds.number} is the latest"
+            )
         if rounds.phase is not Phase.COLLECTING or request.round < rounds.number:
             return Receipt(request.release_id, "late")
         if device not in rounds.cohort:
@@ -328,7 +346,9 @@ class Service:
         size, privacy = self.task.model.parameter_count, self.task.privacy
         received = self._contributions()
         if privacy.place == "none":
-            mean = aggregation.weighted_mean(((update.update.array(), update.examples or 1) for update in received), size)
+            mean = aggregation.weighted_mean(
+                ((update.update.array(), update.examples or 1) for update in received), size
+            )
         else:
             integers = (update.update.array().astype(np.int32) for update in received)
             mean = aggregation.private_mean(integers, size, privacy, self._noise)

@@ -163,7 +163,9 @@ class Store:
         return DeviceRow(*row) if row else None
 
     def devices(self) -> list[DeviceRow]:
-        return [DeviceRow(*row) for row in self._all(f"SELECT {_DEVICE_COLUMNS} FROM device ORDER BY enrolled_at, device")]
+        return [
+            DeviceRow(*row) for row in self._all(f"SELECT {_DEVICE_COLUMNS} FROM device ORDER BY enrolled_at, device")
+        ]
 
     def revoke(self, device: str) -> None:
         self._run("UPDATE device SET revoked = 1 WHERE device = ?", device)
@@ -246,7 +248,10 @@ class Store:
 
     def abandon_round(self, task_id: str, number: int, now_s: float) -> None:
         self._run(
-            "UPDATE round SET closed_at = ?, outcome = 'abandoned' WHERE task_id = ? AND number = ?", now_s, task_id, number
+            "UPDATE round SET closed_at = ?, outcome = 'abandoned' WHERE task_id = ? AND number = ?",
+            now_s,
+            task_id,
+            number,
         )
         self._drop_messages(task_id, number)
 
@@ -268,7 +273,10 @@ class Store:
     def contribution(self, task_id: str, number: int, device: str) -> str | None:
         """The release id that this device's contribution to this round carried, if it made one."""
         row = self._one(
-            "SELECT release_id FROM contribution WHERE task_id = ? AND round = ? AND device = ?", task_id, number, device
+            "SELECT release_id FROM contribution WHERE task_id = ? AND round = ? AND device = ?",
+            task_id,
+            number,
+            device,
         )
         return row[0] if row else None
 
@@ -309,7 +317,10 @@ class Store:
         )
 
     def decliners(self, task_id: str, number: int) -> list[str]:
-        return [device for (device,) in self._all("SELECT device FROM decline WHERE task_id = ? AND round = ?", task_id, number)]
+        return [
+            device
+            for (device,) in self._all("SELECT device FROM decline WHERE task_id = ? AND round = ?", task_id, number)
+        ]
 
     def last_declines(self, task_id: str) -> dict[str, str]:
         """Each device's latest reason."""

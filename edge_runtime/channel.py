@@ -107,7 +107,9 @@ class Channel:
         while len(self._plaintext) >= _LENGTH_BYTES:
             length = int.from_bytes(self._plaintext[:_LENGTH_BYTES], "big")
             if length > self.max_message_bytes:
-                raise RemoteError(f"the peer declares a message of {length} bytes, the limit is {self.max_message_bytes}")
+                raise RemoteError(
+                    f"the peer declares a message of {length} bytes, the limit is {self.max_message_bytes}"
+                )
             if len(self._plaintext) < _LENGTH_BYTES + length:
                 break
             messages.append(bytes(self._plaintext[_LENGTH_BYTES : _LENGTH_BYTES + length]))

@@ -32,23 +32,33 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, purpose: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=purpose, description=purpose)
-        sub.add_argument("--home", type=Path, default=default_home(), help="folder of this device's state (%(default)s)")
+        sub.add_argument(
+            "--home", type=Path, default=default_home(), help="folder of this device's state (%(default)s)"
+        )
         return sub
 
     join = command("join", "enrol this device with the coordinator that printed the code")
     join.add_argument("code", help="the join code that `fedge coordinator invite` printed")
-    join.add_argument("--name", default=socket.gethostname()[:40] or "device", help="how people call this device (%(default)s)")
+    join.add_argument(
+        "--name", default=socket.gethostname()[:40] or "device", help="how people call this device (%(default)s)"
+    )
     join.add_argument("--data", default="", help="where its data is: FILE.csv, FILE.npz or sensor:PORT")
-    join.add_argument("--link", help="how to reach the coordinator, instead of the code's address: HOST:PORT or serial:PORT[@BAUD]")
+    join.add_argument(
+        "--link", help="how to reach the coordinator, instead of the code's address: HOST:PORT or serial:PORT[@BAUD]"
+    )
     join.add_argument("--budget", type=float, metavar="EPSILON", help="all the epsilon this device may ever spend (8)")
     join.add_argument(
-        "--allow-unprotected", action="store_true", help="also take tasks without any noise: updates then show what they show"
+        "--allow-unprotected",
+        action="store_true",
+        help="also take tasks without any noise: updates then show what they show",
     )
 
     run = command("run", "train when asked, until the task is finished")
     run.add_argument("--data", help="where the data is, instead of what join was told")
     run.add_argument("--link", help="how to reach the coordinator, instead of what join was told")
-    run.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="how long to hold a question open (%(default)s)")
+    run.add_argument(
+        "--wait", type=float, default=30.0, metavar="SECONDS", help="how long to hold a question open (%(default)s)"
+    )
     run.add_argument("-v", "--verbose", action="store_true", help="say what happens in between")
 
     command("status", "who this device is, what its owner allows, what it has spent")
@@ -86,7 +96,7 @@ def _write_policy(home: Home, budget: float | None, *, allow_unprotected: bool) 
     text = (
         "# What this device may release. Only its owner writes here; no coordinator can raise it.\n"
         f"epsilon_budget = {budget!r}          # pure epsilon over the device's whole life\n"
-        f"places = {places}  # where noise may be added; \"none\" releases updates unprotected\n"
+        f'places = {places}  # where noise may be added; "none" releases updates unprotected\n'
         f"minimum_cohort = {Policy().minimum_cohort}            # fewest devices whose sum may be noised centrally\n"
         f"largest_clip_norm = {Policy().largest_clip_norm}\n"
     )
@@ -177,7 +187,9 @@ def _ledger(home: Home, arguments: argparse.Namespace) -> int:
             epsilon = "none" if entry.epsilon is None else f"{entry.epsilon:.4f}"
             print(f"{when:<20}{entry.task_id[:16]:<18}{entry.round:>6}  {entry.place:<8}{epsilon:>9}  {outcome}")
     if not arguments.csv:
-        print(f"spent: epsilon {ledger.spent_epsilon:.4f} of {policy.epsilon_budget:.4g} (pure differential privacy, sums)")
+        print(
+            f"spent: epsilon {ledger.spent_epsilon:.4f} of {policy.epsilon_budget:.4g} (pure differential privacy, sums)"
+        )
     return 0
 
 

@@ -159,7 +159,9 @@ class Device:
             case Refusal(fault, code, reason):
                 self._refused(fault, code, reason)
             case _:
-                raise RemoteError(f"the coordinator answered with {type(reply).__name__}, which is no answer to a device")
+                raise RemoteError(
+                    f"the coordinator answered with {type(reply).__name__}, which is no answer to a device"
+                )
 
     def _step(self, event: Event) -> None:
         try:

@@ -32,7 +32,12 @@ class Examples:
     y: NDArray[Any]
 
 
-_STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+_STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
+    "mean": np.mean,
+    "std": np.std,
+    "min": np.min,
+    "max": np.max,
+}
 
 
 def examples(table: Table, spec: InputSpec) -> Examples:

@@ -70,7 +70,9 @@ def load_membership(home: Home) -> Membership:
     if not home.membership.exists():
         raise LocalError(f"{home.path} has not joined a fleet; do so with: fedge device join CODE --home {home.path}")
     try:
-        return from_mapping(Membership, tomllib.loads(home.membership.read_text(encoding="utf-8")), where=str(home.membership))
+        return from_mapping(
+            Membership, tomllib.loads(home.membership.read_text(encoding="utf-8")), where=str(home.membership)
+        )
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise LocalError(f"cannot read {home.membership}: {fault}; restore it or join again") from None
 
@@ -116,7 +118,12 @@ def save_membership(home: Home, membership: Membership) -> None:
     """Write the membership; strings are quoted as TOML (and JSON) basic strings."""
     import json
 
-    members = {"device": membership.device, "name": membership.name, "address": membership.address, "data": membership.data}
+    members = {
+        "device": membership.device,
+        "name": membership.name,
+        "address": membership.address,
+        "data": membership.data,
+    }
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in members.items())
     write_file(home.membership, text.encode())
 
@@ -133,7 +140,9 @@ def _fetch_authority(target: str, code: JoinCode) -> bytes:
         case Refusal(_, _, reason):
             raise RemoteError(f"the coordinator at {target} refused: {reason}")
         case other:
-            raise RemoteError(f"the coordinator at {target} answered with {type(other).__name__} instead of its authority")
+            raise RemoteError(
+                f"the coordinator at {target} answered with {type(other).__name__} instead of its authority"
+            )
 
 
 def _ask_once(target: str, context: ssl.SSLContext, request: GetAuthority | Enrol) -> object:

@@ -165,4 +165,3 @@ class Ledger:
         if health != "ok":
             raise DeviceFault(f"the privacy ledger is damaged ({health}); this device releases nothing")
         return [LaplaceEvent(levels, log2_scale) for levels, log2_scale in rows]
-

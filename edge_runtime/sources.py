@@ -88,7 +88,8 @@ class CsvSource:
         except OSError as fault:
             raise LocalError(f"cannot read {self._path}: {fault.strerror}") from None
         return Table(
-            np.frombuffer(values, np.float32).reshape(-1, len(spec.columns)), _labels(np.frombuffer(labels, np.float32), spec)
+            np.frombuffer(values, np.float32).reshape(-1, len(spec.columns)),
+            _labels(np.frombuffer(labels, np.float32), spec),
         )
 
 
@@ -111,7 +112,9 @@ class NpzSource:
         if "x" in arrays and arrays["x"].ndim == 2:
             names = arrays.get("columns", np.array([f"x{index}" for index in range(arrays["x"].shape[1])]))
             columns |= {str(name): arrays["x"][:, index] for index, name in enumerate(names)}
-        chosen = [columns[list(columns)[_position(name, list(columns), self._path)]] for name in (*spec.columns, spec.label)]
+        chosen = [
+            columns[list(columns)[_position(name, list(columns), self._path)]] for name in (*spec.columns, spec.label)
+        ]
         if len({len(column) for column in chosen}) != 1:
             raise LocalError(f"the columns of {self._path} differ in length: {[len(column) for column in chosen]}")
         try:

@@ -14,13 +14,19 @@ def open_pipe(address: str) -> Pipe:
     if address.startswith("serial:"):
         from edge_runtime.transports.serial import SerialPipe
 
-        port, _, baud = address.removeprefix("serial:").partition("@")
-        if baud and not baud.isdigit():
-            raise LocalError(f'the baud rate "{baud}" in {address} is not a number')
-        return SerialPipe(port, baud=int(baud or 115_200))
+        port, baud = serial_address(address.removeprefix("serial:"))
+        return SerialPipe(port, baud=baud)
     from edge_runtime.transports.tcp import TcpPipe
 
     host, colon, port = address.removeprefix("tcp:").rpartition(":")
     if not (colon and host and port.isdigit() and int(port) < 65_536):
         raise LocalError(f'"{address}" is no address: want HOST:PORT or serial:PORT')
     return TcpPipe(host.strip("[]"), int(port))
+
+
+def serial_address(address: str) -> tuple[str, int]:
+    """Port and baud rate of ``PORT[@BAUD]``, 115200 where none is given. Raises LocalError when the rate is not a number."""
+    port, _, baud = address.partition("@")
+    if not port or (baud and not baud.isdigit()):
+        raise LocalError(f'"{address}" is no serial line: want PORT or PORT@BAUD')
+    return port, int(baud or 115_200)

@@ -1,0 +1,325 @@
+"""``fedge coordinator``: what the owner of a fleet types on the laptop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from coordinator.config import Config, load_config
+from edge_runtime.durable import write_file
+from edge_runtime.errors import LocalError
+
+if TYPE_CHECKING:
+    from coordinator.history import RunHistory
+    from coordinator.store import Store, TaskRow
+    from edge_runtime.task import Task
+
+_TASK_TEMPLATE = """\
+# What the coordinator asks of its devices. Every key is explained in docs/tasks.md.
+name = "my-first-task"
+rounds = 10
+
+[inputs]
+columns = ["x0", "x1"]          # the columns of each device's CSV or NPZ file
+label = "label"
+classes = ["no", "yes"]         # leave out to predict a number with loss = "mse"
+# offset = [0.0, 0.0]           # public constants: (value - offset) / scale
+# scale = [1.0, 1.0]
+# window = { length = 128, step = 64, statistics = ["mean", "std"] }
+
+[model]
+inputs = 2                      # columns, times statistics where there is a window
+layers = [{ units = 2 }]
+
+[training]
+epochs = 2
+batch_size = 32
+learning_rate = 0.1
+
+[privacy]
+place = "central"               # "local": each device adds its own noise; "none": no noise
+clip_norm = 2.0                 # L1 norm of one device's update
+epsilon = 1.0                   # per round and device
+
+[cohort]
+size = 8
+quorum = 5
+deadline_s = 60.0
+"""
+
+
+def default_home() -> Path:
+    """``$FEDGE_COORDINATOR_HOME``, or ``~/.fedge/coordinator``."""
+    return Path(os.environ.get("FEDGE_COORDINATOR_HOME") or Path.home() / ".fedge" / "coordinator")
+
+
+def main(argv: list[str]) -> int:
+    """Run ``fedge coordinator ARGV``."""
+    arguments = _parser().parse_args(argv)
+    commands = {
+        "init": _init,
+        "invite": _invite,
+        "run": _run,
+        "status": _status,
+        "report": _report,
+        "export": _export,
+        "remove": _remove,
+    }
+    return commands[arguments.command](arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedge coordinator", description="Let a fleet learn together.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, purpose: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=purpose, description=purpose)
+        sub.add_argument(
+            "--home", type=Path, default=default_home(), help="folder of this coordinator's state (%(default)s)"
+        )
+        return sub
+
+    init = command("init", "make a fleet: its authority, its store, a first task.toml")
+    init.add_argument("--listen", default="127.0.0.1:7433", metavar="HOST:PORT", help="where to listen (%(default)s)")
+    init.add_argument("--advertise", metavar="HOST:PORT", help="how devices reach it (the --listen address)")
+    init.add_argument(
+        "--serial", action="append", default=[], metavar="PORT[@BAUD]", help="a serial line to serve; may be repeated"
+    )
+    init.add_argument("--task", type=Path, help="a task file to copy instead of the commented template")
+
+    invite = command("invite", "print a join code for a device")
+    invite.add_argument("--count", type=int, default=1, help="how many codes, one device each (%(default)s)")
+    invite.add_argument("--minutes", type=float, default=60.0, help="how long they are good for (%(default)s)")
+    invite.add_argument("--qr", action="store_true", help="also as a QR code in the terminal (needs segno)")
+
+    run = command("run", "run the task until its rounds are done")
+    run.add_argument("--task", type=Path, help="the task file (task.toml in the home folder)")
+    run.add_argument("--evaluate", metavar="FILE", help="a CSV or NPZ file of public data that scores every model")
+    run.add_argument("--listen", metavar="HOST:PORT", help="instead of the configured address")
+    run.add_argument(
+        "--serial", action="append", metavar="PORT[@BAUD]", help="instead of the configured lines; may be repeated"
+    )
+    run.add_argument("--seconds", type=float, help="give up after so long")
+    run.add_argument("-v", "--verbose", action="store_true", help="log what happens on the connections")
+
+    command("status", "what the task has come to")
+    report = command("report", "write the HTML report of the task")
+    report.add_argument("-o", "--output", type=Path, default=Path("fedge-report"), help="folder (%(default)s)")
+    export = command("export", "write the model for others to use: safetensors, TFLite, a layout")
+    export.add_argument("-o", "--output", type=Path, default=Path("fedge-model"), help="folder (%(default)s)")
+    remove = command("remove", "put a device out of the fleet (takes effect when it connects next)")
+    remove.add_argument("device", help="its id or name")
+    return parser
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from coordinator.authority import Authority
+    from coordinator.config import save_config
+    from edge_runtime.task import load_task
+
+    config = Config(arguments.listen, arguments.advertise or arguments.listen, tuple(arguments.serial))
+    config.listen_address()
+    text = arguments.task.read_text() if arguments.task and load_task(arguments.task) else _TASK_TEMPLATE
+    authority = Authority.create(arguments.home)
+    _open_store(arguments.home).close()
+    save_config(arguments.home, config)
+    write_file(arguments.home / "task.toml", text.encode(), mode=0o644)
+    print(f"a new fleet in {arguments.home} (authority {authority.fingerprint.hex()})")
+    print(
+        f"devices reach it at {config.advertise}" + (f" and over {', '.join(config.serial)}" if config.serial else "")
+    )
+    print(f"the task is in {arguments.home / 'task.toml'}" + ("" if arguments.task else ": edit it to fit your data"))
+    print("next: fedge coordinator invite, then fedge coordinator run")
+    return 0
+
+
+def _invite(arguments: argparse.Namespace) -> int:
+    from coordinator.authority import Authority, new_secret
+    from edge_runtime.join_code import JoinCode
+
+    if not (1 <= arguments.count <= 10_000 and 0 < arguments.minutes <= 60 * 24 * 30):
+        raise LocalError("--count is 1 to 10000 codes, --minutes at most 43200 (30 days)")
+    authority, config = Authority(arguments.home), load_config(arguments.home)
+    store = _open_store(arguments.home)
+    now_s = time.time()
+    codes = []
+    with store.transaction():
+        for _ in range(arguments.count):
+            secret, hashed = new_secret()
+            store.add_invitation(hashed, now_s + 60 * arguments.minutes)
+            codes.append(JoinCode(config.advertise, secret, authority.fingerprint).text())
+    for code in codes:
+        print(code)
+        if arguments.qr:
+            _print_qr(code)
+    if sys.stdout.isatty():
+        print(
+            f"good for one device each, for {arguments.minutes:g} minutes; on the board: fedge device join CODE",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _print_qr(code: str) -> None:
+    try:
+        import segno
+    except ModuleNotFoundError:
+        raise LocalError("QR codes need segno: pip install segno") from None
+    segno.make(code).terminal(compact=True)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from coordinator.authority import Authority
+    from coordinator.server import Server
+    from coordinator.service import Service
+    from coordinator.view import LiveView
+    from edge_runtime._kernels import SystemRng
+    from edge_runtime.channel import server_context
+
+    if arguments.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    authority, config = Authority(arguments.home), load_config(arguments.home)
+    paths = authority.paths
+    context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
+    store = _open_store(arguments.home)
+    task = _settle_task(store, arguments.home, arguments.task)
+    evaluation = None
+    if arguments.evaluate:
+        from edge_runtime.features import examples
+        from edge_runtime.sources import open_source
+
+        evaluation = examples(open_source(arguments.evaluate).read(task.inputs), task.inputs)
+    rng, noise = random.SystemRandom(), SystemRng()
+    host, port = (Config(arguments.listen, arguments.listen) if arguments.listen else config).listen_address()
+    serial = tuple(arguments.serial) if arguments.serial is not None else config.serial
+
+    def make_service(now_s: float) -> Service:
+        return Service(store, authority, rng=rng, noise=noise, evaluation=evaluation, now_s=now_s)
+
+    async def serve() -> str:
+        with LiveView() as view:
+            server = Server(
+                store, make_service, context, on_change=lambda service, now_s: view.update(service.history(now_s))
+            )
+            running = asyncio.ensure_future(server.run(host, port, serial_ports=serial))
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, running.cancel)
+            if arguments.seconds:
+                loop.call_later(arguments.seconds, running.cancel)
+            try:
+                reason = await running
+            except asyncio.CancelledError:
+                reason = "stopped before the task was done; run it again to go on"
+            view.finish(server.service.history(time.time()))
+            return reason
+
+    reason = asyncio.run(serve())
+    row = store.latest_task()
+    store.close()
+    print(reason)
+    return 0 if row is not None and row.finished_because is not None else 1
+
+
+def _settle_task(store: Store, home: Path, path: Path | None) -> Task:
+    """The unfinished task of the store, or a new one from the file. Raises LocalError when both are there and differ."""
+    from coordinator.service import start_task
+    from edge_runtime.model import initial_params
+    from edge_runtime.task import load_task
+
+    row = store.latest_task()
+    if row is not None and row.finished_because is None:
+        if path is not None and load_task(path) != row.task:
+            raise LocalError(
+                f'the task "{row.task.name}" is unfinished and differs from {path}: leave --task out to go on with it, '
+                "or make another fleet"
+            )
+        return row.task
+    import numpy as np
+
+    task = load_task(path or home / "task.toml")
+    with store.transaction():
+        start_task(store, task, params=initial_params(task.model, np.random.default_rng()), now_s=time.time())
+    return task
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from coordinator.view import print_status
+
+    history = _history(arguments.home)
+    print_status(history)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from coordinator.export import export_model
+    from coordinator.report import write_report
+
+    history = _history(arguments.home)
+    row = _latest(arguments.home)
+    import numpy as np
+
+    files = export_model(arguments.output, row.task, np.frombuffer(row.params, "<f4").astype(np.float32))
+    print(write_report(arguments.output, history, [], model_files=files))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from coordinator.export import export_model
+
+    row = _latest(arguments.home)
+    for path in export_model(arguments.output, row.task, np.frombuffer(row.params, "<f4").astype(np.float32)):
+        print(path)
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    store = _open_store(arguments.home)
+    found = [device for device in store.devices() if arguments.device in (device.device, device.name)]
+    if len(found) != 1:
+        known = ", ".join(f"{device.name} ({device.device})" for device in store.devices()) or "none yet"
+        raise LocalError(f'"{arguments.device}" names {len(found)} devices; the fleet has: {known}')
+    with store.transaction():
+        store.revoke(found[0].device)
+    print(f"{found[0].name} ({found[0].device}) is out of the fleet; what it has contributed stays in the model")
+    return 0
+
+
+def _open_store(home: Path) -> Store:
+    from coordinator.store import Store
+
+    return Store(home / "fleet.sqlite")
+
+
+def _latest(home: Path) -> TaskRow:
+    load_config(home)
+    row = _open_store(home).latest_task()
+    if row is None:
+        raise LocalError(f"no task has been run in {home} yet: fedge coordinator run")
+    return row
+
+
+def _history(home: Path) -> RunHistory:
+    from coordinator.service import history
+
+    row, store, now_s = _latest(home), _open_store(home), time.time()
+    connected = {device.device for device in store.devices() if device.last_seen_s and now_s - device.last_seen_s < 90}
+    rounds = store.rounds(row.task_id)
+    open_round = None
+    if rounds and rounds[-1].outcome is None:
+        answered = sum(store.answers(row.task_id).get(rounds[-1].number, (0, 0)))
+        open_round = (rounds[-1].number, answered, len(rounds[-1].cohort))
+    state: Literal["gathering", "collecting", "finished"] = "collecting" if open_round else "gathering"
+    if row.finished_because:
+        state = "finished"
+    return history(store, row, now_s=now_s, connected=connected, state=state, open_round=open_round)
