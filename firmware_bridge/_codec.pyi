@@ -2,6 +2,8 @@
 
 from typing import TypeAlias
 
+__file__: str
+
 _Bytes: TypeAlias = bytes | bytearray | memoryview
 _Ack: TypeAlias = tuple[int, int, int]
 _Channel: TypeAlias = tuple[bytes, bytes, float, float]

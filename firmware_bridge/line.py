@@ -56,7 +56,7 @@ LineEvent: TypeAlias = LinkUp | PeerReset | Incompatible | LineLost | LineRestor
 
 
 class _Stream:
-    """Bytes that arrived for one stream. ``resets`` are the places, in bytes from its beginning, where a session ended."""
+    """Bytes that arrived for one stream, with a PeerReset where a session ended."""
 
     def __init__(self) -> None:
         self.chunks: deque[bytes | PeerReset] = deque()
@@ -82,7 +82,7 @@ class _Stream:
         return b"".join(parts)
 
     def pass_reset(self) -> int:
-        """Drops everything up to the last reset: the bytes dropped. PeerResetError if there was one, through ``reset``."""
+        """Drops everything up to the last reset; returns how many bytes that were."""
         dropped = 0
         while any(isinstance(chunk, PeerReset) for chunk in self.chunks):
             chunk = self.chunks.popleft()
