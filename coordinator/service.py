@@ -39,9 +39,10 @@ from edge_runtime.messages import (
     Request,
     Wait,
     Welcome,
+    encode_task,
 )
 from edge_runtime.params import Tensor
-from edge_runtime.privacy.accountant import composed_epsilon
+from edge_runtime.privacy.accountant import PureSpend
 from edge_runtime.task import Task
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Service:
         self._row: TaskRow = row
         self.task: Task = row.task
         self._params: NDArray[np.float32] = np.frombuffer(row.params, "<f4")
+        self._spec = encode_task(row.task)
         self._offer_params = Tensor.of(self._params)
         self._asked_at_s: dict[str, float] = {}
         self._excluded: set[str] = set()  # declined for a reason that the next round will not change
@@ -224,7 +226,7 @@ class Service:
             return Finished(self._row.task_id, self._row.finished_because)
         answered = device in rounds.contributed or device in rounds.declined
         if rounds.phase is Phase.COLLECTING and device in rounds.cohort and not answered:
-            return Offer(self._row.task_id, rounds.number, len(rounds.cohort), self.task, self._offer_params)
+            return Offer(self._row.task_id, rounds.number, len(rounds.cohort), self._spec, self._offer_params)
         return Wait(_RETRY_S)
 
     def _contribute(self, device: str, request: Contribute, now_s: float) -> Reply:
@@ -384,9 +386,11 @@ class Service:
         return rounds
 
 
-def start_task(store: Store, task: Task, *, params: NDArray[np.float32], now_s: float) -> str:
-    """Begin ``task`` from ``params`` (P,) and return its id; the caller holds the transaction."""
-    task_id = "task-" + secrets.token_hex(6)
+def start_task(
+    store: Store, task: Task, *, params: NDArray[np.float32], now_s: float, task_id: str | None = None
+) -> str:
+    """Begin ``task`` from ``params`` (P,) and return its id, a fresh one where none is given; the caller holds the transaction."""
+    task_id = task_id or "task-" + secrets.token_hex(6)
     store.add_task(task_id, task, params.astype("<f4").tobytes(), now_s)
     return task_id
 
@@ -418,7 +422,7 @@ def history(
                 contributions=contributions,
                 bytes_up=device.bytes_up,
                 bytes_down=device.bytes_down,
-                epsilon=composed_epsilon([event] * contributions) if event else None,
+                epsilon=PureSpend().plus(event, contributions).epsilon if event else None,
                 note=declines.get(device.device, ""),
             )
         )

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime import wire
 from edge_runtime.durable import open_database, transaction
 from edge_runtime.errors import DeviceFault
-from edge_runtime.tables import from_mapping, to_mapping
+from edge_runtime.messages import decode_task, encode_task
 from edge_runtime.task import Task
 
 _SCHEMA = """
@@ -187,7 +186,7 @@ class Store:
         self._run(
             "INSERT INTO task (task_id, spec, started_at, model_round, params) VALUES (?, ?, ?, 0, ?)",
             task_id,
-            wire.encode(to_mapping(task)),
+            encode_task(task),
             now_s,
             params,
         )
@@ -199,7 +198,7 @@ class Store:
         if row is None:
             return None
         task_id, spec, *rest = row
-        return TaskRow(task_id, from_mapping(Task, wire.decode(spec), where="the stored task"), *rest)
+        return TaskRow(task_id, decode_task(spec), *rest)
 
     def finish_task(self, task_id: str, reason: str) -> None:
         self._run("UPDATE task SET finished_because = ? WHERE task_id = ?", reason, task_id)

@@ -43,7 +43,7 @@ def plain(text: str, limit: int = NAME_LIMIT) -> str:
 
 
 def device_names(devices: Sequence[DeviceRecord]) -> dict[str, str]:
-    """What to call each device, by id: the name it gave itself; where two took the same one, the start of the id too."""
+    """What to call each device, by id: the name it gave itself; where two took the same, the start of the id too."""
     names = {device.device: plain(device.name) for device in devices}
     times = Counter(names.values())
     return {
@@ -255,7 +255,10 @@ class LiveView:
             parts.append(_rounds_table(history.rounds))
         if history.devices and not self._finished:
             room = self._console.height - 13 - min(len(history.rounds), SHOWN_ROUNDS)
-            parts.append(devices_table(history, rows=min(max(room, 3), SHOWN_DEVICES)))
+            table = devices_table(history, rows=min(max(room, 3), SHOWN_DEVICES))
+            table.columns[-1].no_wrap = True  # here a note may not cost a second line; the final table folds it
+            table.columns[-1].overflow = "ellipsis"
+            parts.append(table)
         return Group(*parts)
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from edge_runtime.durable import open_database, transaction
 from edge_runtime.errors import DeviceFault, LocalError
-from edge_runtime.privacy.accountant import composed_epsilon
+from edge_runtime.privacy.accountant import PureSpend
 from edge_runtime.privacy.laplace import LaplaceEvent
 
 _SCHEMA = """
@@ -63,7 +63,7 @@ class Ledger:
                 "restore it from a backup, or join again as a new device"
             )
         self._database = open_database(path, _SCHEMA, version=1)
-        self._events = self._load_events()
+        self._spend = self._load_spend()
 
     def close(self) -> None:
         self._database.close()
@@ -71,7 +71,7 @@ class Ledger:
     @property
     def spent_epsilon(self) -> float:
         """Pure epsilon of everything charged so far."""
-        return composed_epsilon(self._events)
+        return self._spend.epsilon
 
     def charge(
         self,
@@ -90,9 +90,10 @@ class Ledger:
         Raises BudgetSpent, with the numbers, when ``budget`` does not cover it; LocalError when this round of this task was
         charged before; DeviceFault when the disk did not take it, in which case nothing may be sent.
         """
+        spend = self._spend
         if event is not None:
-            total = composed_epsilon([*self._events, event])
-            if total > budget:
+            spend = spend.plus(event)
+            if spend.epsilon > budget:
                 raise BudgetSpent(
                     f"this release costs epsilon {event.epsilon:.4g}; {self.spent_epsilon:.4g} of the owner's "
                     f"{budget:.4g} are spent"
@@ -121,8 +122,7 @@ class Ledger:
             raise LocalError(f"round {round_number} of task {task_id} was charged before") from None
         except sqlite3.Error as fault:
             raise DeviceFault(f"the privacy ledger cannot be written ({fault}); nothing was sent") from fault
-        if event is not None:
-            self._events.append(event)
+        self._spend = spend
 
     def settle(self, release_id: str, outcome: Literal["accepted", "late", "refused"]) -> None:
         """Note the coordinator's answer; the charge stands whatever it was."""
@@ -156,7 +156,7 @@ class Ledger:
             epsilon = None if levels is None else LaplaceEvent(levels, log2_scale).epsilon
             yield Entry(release_id, task_id, round_number, place, epsilon, charged_at, outcome)
 
-    def _load_events(self) -> list[LaplaceEvent]:
+    def _load_spend(self) -> PureSpend:
         try:
             (health,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
             rows = self._database.execute("SELECT levels, log2_scale FROM release WHERE levels IS NOT NULL").fetchall()
@@ -164,4 +164,7 @@ class Ledger:
             raise DeviceFault(f"the privacy ledger is damaged ({fault}); this device releases nothing") from fault
         if health != "ok":
             raise DeviceFault(f"the privacy ledger is damaged ({health}); this device releases nothing")
-        return [LaplaceEvent(levels, log2_scale) for levels, log2_scale in rows]
+        spend = PureSpend()
+        for levels, log2_scale in rows:
+            spend = spend.plus(LaplaceEvent(levels, log2_scale))
+        return spend

@@ -6,6 +6,7 @@ contribution is known by its release id, and the answer to a repeated one is the
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -73,13 +74,21 @@ class GetTask:
 
 @dataclass(frozen=True)
 class Offer:
-    """Take part in ``round``: train from ``params`` (P,) float32 and contribute once."""
+    """Take part in ``round``: train from ``params`` (P,) float32 and contribute once.
+
+    ``spec`` is the task as :func:`encode_task` writes it. It is the same bytes in every round, so each side parses it once.
+    """
 
     task_id: Identifier
     round: RoundNumber
     cohort: Annotated[int, Range(1, 1_000_000)]
-    task: Task
+    spec: Annotated[bytes, Range(1, 1 << 20)]
     params: Tensor
+
+    @property
+    def task(self) -> Task:
+        """Raises RemoteError when ``spec`` is not a task; :func:`decode` has checked it."""
+        return decode_task(self.spec)
 
 
 @dataclass(frozen=True)
@@ -174,4 +183,18 @@ def decode(data: bytes, *, peer: str) -> Message:
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in _KINDS):
         raise RemoteError(f"{peer} sent something that is not a message of protocol {PROTOCOL}")
     kind = _KINDS[value[0]]
-    return from_mapping(kind, value[1], where=f"{kind.__name__} from {peer}", error=RemoteError)
+    message = from_mapping(kind, value[1], where=f"{kind.__name__} from {peer}", error=RemoteError)
+    if isinstance(message, Offer):
+        decode_task(message.spec)
+    return message
+
+
+def encode_task(task: Task) -> bytes:
+    """The task as CBOR."""
+    return wire.encode(to_mapping(task))
+
+
+@functools.lru_cache(maxsize=4)
+def decode_task(spec: bytes) -> Task:
+    """The task that :func:`encode_task` wrote. Raises RemoteError for anything else."""
+    return from_mapping(Task, wire.decode(spec), where="the task", error=RemoteError)

@@ -12,7 +12,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,9 +33,7 @@ class _Misfit(Exception):
     """What does not fit and where; turned into the caller's class of error at the outermost call."""
 
 
-@functools.lru_cache(maxsize=256)
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+_Reader = Callable[[object, str], object]
 
 
 def from_mapping(cls: type[T], table: object, *, where: str, error: type[FedgeError] = LocalError) -> T:
@@ -45,7 +43,7 @@ def from_mapping(cls: type[T], table: object, *, where: str, error: type[FedgeEr
     whose fault a misfit is. Unknown keys, missing keys, wrong types, values out of range, NaN and infinities are refused.
     """
     try:
-        return typing.cast(T, _dataclass(cls, table, where))
+        return typing.cast(T, _reader(cls)(table, where))
     except _Misfit as misfit:
         raise error(str(misfit)) from None
 
@@ -60,71 +58,101 @@ def to_mapping(value: object) -> Any:
     return value
 
 
-def _dataclass(cls: type, table: object, where: str) -> object:
-    if not isinstance(table, Mapping):
-        raise _Misfit(f"{where}: want a table of {cls.__name__}, got {_shown(table)}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in table:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f'; did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(fields)}"
-            raise _Misfit(f"{where}: unknown key {_shown(key)}{hint}")
-    hints = _hints(cls)
-    values = {}
-    for name, field in fields.items():
-        if name in table:
-            values[name] = _value(hints[name], table[name], f"{where}: {name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise _Misfit(f'{where}: the key "{name}" is missing')
-    try:
-        return cls(**values)
-    except ValueError as misfit:  # a __post_init__ that checks one member against another
-        raise _Misfit(f"{where}: {misfit}") from None
-
-
-def _value(hint: Any, value: object, where: str) -> object:
+@functools.lru_cache(maxsize=1024)
+def _reader(hint: Any) -> _Reader:
+    """A function that turns an untrusted value into one of type ``hint``, or raises _Misfit: made once for every type."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
-        inner, *bounds = typing.get_args(hint)
-        result = _value(inner, value, where)
-        for bound in bounds:
-            _check_range(bound, result, where)
-        return result
+        return _annotated(*typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
         (inner,) = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _value(inner, value, where)
+        read = _reader(inner)
+        return lambda value, where: None if value is None else read(value, where)
     if origin is typing.Literal:
-        choices = typing.get_args(hint)
+        return _literal(typing.get_args(hint))
+    if origin is tuple:
+        return _sequence(_reader(typing.get_args(hint)[0]))
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(typing.cast(type, hint))
+    return _scalar(hint)
+
+
+def _dataclass(cls: type) -> _Reader:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    readers = {name: _reader(hints[name]) for name in fields}
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+
+    def read(table: object, where: str) -> object:
+        if not isinstance(table, Mapping):
+            raise _Misfit(f"{where}: want a table of {cls.__name__}, got {_shown(table)}")
+        values = {}
+        for key, value in table.items():
+            if key not in fields:
+                close = difflib.get_close_matches(str(key), fields, n=1)
+                hint = f'; did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(fields)}"
+                raise _Misfit(f"{where}: unknown key {_shown(key)}{hint}")
+            values[key] = readers[key](value, f"{where}: {key}")
+        for name in required:
+            if name not in values:
+                raise _Misfit(f'{where}: the key "{name}" is missing')
+        try:
+            return cls(**values)
+        except ValueError as misfit:  # a __post_init__ that checks one member against another
+            raise _Misfit(f"{where}: {misfit}") from None
+
+    return read
+
+
+def _annotated(inner: Any, *bounds: Range) -> _Reader:
+    read = _reader(inner)
+
+    def check(value: object, where: str) -> object:
+        result = read(value, where)
+        for bound in bounds if result is not None else ():
+            number = isinstance(result, (int, float))
+            size = result if number else len(typing.cast(typing.Sized, result))
+            if not bound.low <= typing.cast(float, size) <= bound.high:
+                what = f"{size}" if number else f"a length of {size}"
+                raise _Misfit(f"{where}: {what} is outside {bound.low:g}..{bound.high:g}")
+        return result
+
+    return check
+
+
+def _literal(choices: tuple[object, ...]) -> _Reader:
+    def read(value: object, where: str) -> object:
         if not isinstance(value, (str, int)) or value not in choices:
             raise _Misfit(f"{where}: want one of {', '.join(map(str, choices))}; got {_shown(value)}")
         return value
-    if origin is tuple:
-        inner = typing.get_args(hint)[0]
+
+    return read
+
+
+def _sequence(item: _Reader) -> _Reader:
+    def read(value: object, where: str) -> object:
         if not isinstance(value, (list, tuple)):
             raise _Misfit(f"{where}: want a list, got {_shown(value)}")
-        return tuple(_value(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        return _dataclass(typing.cast(type, hint), value, where)
-    return _scalar(hint, value, where)
+        return tuple([item(member, where) for member in value])
+
+    return read
 
 
-def _scalar(kind: type, value: object, where: str) -> object:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**53 else math.inf
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise _Misfit(f"{where}: want {kind.__name__}, got {_shown(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _Misfit(f"{where}: {value} is not a finite number")
-    return value
+def _scalar(kind: type) -> _Reader:
+    def read(value: object, where: str) -> object:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value) if abs(value) < 2**53 else math.inf
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise _Misfit(f"{where}: want {kind.__name__}, got {_shown(value)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _Misfit(f"{where}: {value} is not a finite number")
+        return value
 
-
-def _check_range(bound: Range, value: object, where: str) -> None:
-    if value is None:
-        return
-    size = float(value) if isinstance(value, (int, float)) else len(typing.cast(typing.Sized, value))
-    what = f"{value}" if isinstance(value, (int, float)) else f"a length of {size}"
-    if not bound.low <= size <= bound.high:
-        raise _Misfit(f"{where}: {what} is outside {bound.low:g}..{bound.high:g}")
+    return read
 
 
 def _shown(value: object) -> str:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 
 from edge_runtime.privacy.laplace import LN2_HIGH, LaplaceEvent, rounded_up
 
 
-def composed_epsilon(events: Iterable[LaplaceEvent]) -> float:
-    """Pure epsilon of all ``events`` together under sequential composition (Dwork & Roth 2014, Theorem 3.16).
+@dataclass(frozen=True)
+class PureSpend:
+    """What events have cost together under pure differential privacy: their epsilons add up (Dwork & Roth 2014, Theorem 3.16).
 
-    Exact up to ln 2, which is rounded up; so is the result.
+    Kept as an exact number of grid steps over scale; ln 2 is rounded up once, at the end, and so is the result.
     """
-    steps = sum((Fraction(event.levels, 1 << event.log2_scale) for event in events), Fraction(0))
-    return rounded_up(steps * LN2_HIGH)
+
+    steps: Fraction = Fraction(0)
+
+    def plus(self, event: LaplaceEvent, times: int = 1) -> PureSpend:
+        return PureSpend(self.steps + times * Fraction(event.levels, 1 << event.log2_scale))
+
+    @property
+    def epsilon(self) -> float:
+        return rounded_up(self.steps * LN2_HIGH)
+
+
+def composed_epsilon(events: Iterable[LaplaceEvent]) -> float:
+    """Pure epsilon of all ``events`` together."""
+    spend = PureSpend()
+    for event in events:
+        spend = spend.plus(event)
+    return spend.epsilon
