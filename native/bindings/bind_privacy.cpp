@@ -29,9 +29,9 @@ py::bytes random_bytes(Rng& rng, py::handle n_arg) {
 }
 
 template <class Rng>
-py::array_t<std::int64_t> laplace(Rng& rng, py::handle count_arg_, py::handle log2_scale_arg) {
-    const std::size_t count = count_arg(count_arg_, "count", 0, most_draws);
-    const auto m = static_cast<unsigned>(count_arg(log2_scale_arg, "log2_scale", 0, max_log2_scale));
+py::array_t<std::int64_t> laplace(Rng& rng, py::handle count_, py::handle log2_scale) {
+    const std::size_t count = count_arg(count_, "count", 0, most_draws);
+    const auto m = static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_log2_scale));
     py::array_t<std::int64_t> out(static_cast<py::ssize_t>(count));
     std::int64_t* data = out.mutable_data();
     ChaChaStream stream(rng.stream_key().bytes);

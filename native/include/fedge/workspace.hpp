@@ -13,7 +13,7 @@ class Arena {
   public:
     static constexpr std::size_t alignment = 16;
 
-    // `base` is aligned to `alignment`, or null to measure.
+    // `base` is aligned as operator new[] aligns, or null to measure.
     explicit Arena(std::byte* base) noexcept : base_(base) {}
 
     template <class T>
