@@ -1,8 +1,7 @@
-"""Types of the Cython wrapper. A negative int instead of bytes or a tuple is a ``fedge_status`` of csrc/fedge_frame.h."""
+"""Types of the Cython wrapper. A negative int instead of bytes or a tuple is a ``fedge_status`` of
+csrc/fedge_frame.h."""
 
 from typing import TypeAlias
-
-__file__: str
 
 _Bytes: TypeAlias = bytes | bytearray | memoryview
 _Ack: TypeAlias = tuple[int, int, int]

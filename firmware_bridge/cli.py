@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_line_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baud", type=int, default=115200)
-    parser.add_argument("--loss", type=float, default=0.0, metavar="P", help="probability that a byte is hit (default 0)")
-    parser.add_argument("--mode", choices=("replace", "lose"), default="replace", help="what happens to a byte that is hit")
+    parser.add_argument("--loss", type=float, default=0.0, metavar="P", help="probability that a byte is hit (0)")
+    parser.add_argument("--mode", choices=("replace", "lose"), default="replace", help="fate of a byte that is hit")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -104,7 +104,15 @@ def _line(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     with _open_line(options) as line:
-        command = [str(host_firmware_path()), "--tty", line.b, "--baud", str(options.baud), "--speed", str(options.speed)]
+        command = [
+            str(host_firmware_path()),
+            "--tty",
+            line.b,
+            "--baud",
+            str(options.baud),
+            "--speed",
+            str(options.speed),
+        ]
         command += ["--loop"] if options.loop else []
         command += ["--rate", str(options.rate)] if options.rate else []
         with subprocess.Popen([*command, options.recording]) as board:

@@ -1,7 +1,7 @@
 """Whose fault an error is: the only question the layers above ask of an exception.
 
-The classes live in the lowest package so that every layer can raise and catch the same ones; ``edge_runtime`` re-exports
-them. A message names the value, the bound it broke and what happens next.
+The classes live in the lowest package so that every layer can raise and catch the same ones; ``edge_runtime``
+re-exports them. A message names the value, the bound it broke and what happens next.
 """
 
 from __future__ import annotations

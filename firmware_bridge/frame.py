@@ -34,8 +34,8 @@ class FrameStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The acknowledgement block: everything before ``cumulative`` has arrived, and ``cumulative + 1 + i`` where bit i is
-    set in ``sack``; there is room for ``credit`` sequence numbers from ``cumulative`` on."""
+    """The acknowledgement block: everything before ``cumulative`` has arrived, and ``cumulative + 1 + i`` where bit i
+    is set in ``sack``; there is room for ``credit`` sequence numbers from ``cumulative`` on."""
 
     cumulative: int
     sack: int

@@ -1,8 +1,8 @@
 """A link on a real port: one thread owns the port and the link, callers read and write streams and may block.
 
-The session outlives the port. When the cable is pulled the thread keeps the link, opens the same stable name again when it
-comes back, and the peers go on where they stopped; nothing is lost and nothing comes twice. Only a restarted peer ends a
-session, and that is told to whoever reads or writes.
+The session outlives the port. When the cable is pulled the thread keeps the link, opens the same stable name again
+when it comes back, and the peers go on where they stopped; nothing is lost and nothing comes twice. Only a restarted
+peer ends a session, and that is told to whoever reads or writes.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ class _Stream:
 class LinkPort:
     """A port with a link on it. All methods may be called from any thread.
 
-    ``url`` is a device (best by /dev/serial/by-id), a pty, ``socket://host:port`` or ``rfc2217://host:port``; ``baud`` also
-    paces what is written, whatever the port is. ``on_event`` is called in the port's thread and must not block.
+    ``url`` is a device (best by /dev/serial/by-id), a pty, ``socket://host:port`` or ``rfc2217://host:port``; ``baud``
+    also paces what is written, whatever the port is. ``on_event`` is called in the port's thread and must not block.
 
-    Data of a stream that nobody reads fills the receive buffer and then stops the peer, on all streams: read every stream
-    that the peer may use.
+    Data of a stream that nobody reads fills the receive buffer and then stops the peer, on all streams: read every
+    stream that the peer may use.
 
     With ``wait_for_port`` a missing port is waited for instead of raising PortNotReady.
     """
@@ -162,7 +162,8 @@ class LinkPort:
             return self._link.connected
 
     def read(self, stream: int, timeout_s: float | None, limit_bytes: int = 65536) -> bytes:
-        """The next bytes of ``stream``, as many as there are up to ``limit_bytes``; b"" if none come within ``timeout_s``.
+        """The next bytes of ``stream``, as many as there are up to ``limit_bytes``; b"" if none come within
+        ``timeout_s``.
 
         Raises PeerResetError once when the peer restarted, after the last bytes of the session that ended.
         """
@@ -180,8 +181,8 @@ class LinkPort:
     def write(self, stream: int, data: bytes, timeout_s: float | None) -> int:
         """Hands bytes to the link, waiting for a session and for room; returns how many it took within ``timeout_s``.
 
-        Raises PeerResetError instead, once, when the peer restarted since the stream was last used; bytes of the session
-        that ended and were not read are then dropped.
+        Raises PeerResetError instead, once, when the peer restarted since the stream was last used; bytes of the
+        session that ended and were not read are then dropped.
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         written = 0
@@ -210,7 +211,8 @@ class LinkPort:
             return not self._link.unacked_bytes
 
     def close(self) -> None:
-        """Stops the thread and gives the port back. Unacknowledged bytes are dropped: ``flush`` first. May be repeated."""
+        """Stops the thread and gives the port back. Unacknowledged bytes are dropped: ``flush`` first. May be
+        repeated."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -221,7 +223,9 @@ class LinkPort:
     def __enter__(self) -> LinkPort:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -346,7 +350,7 @@ class LinkPort:
         if self._unwritten:
             port.write(self._unwritten)
             self._unwritten = b""
-        data = port.read(max(1, port.in_waiting))
+        data = port.read(4096)  # returns what is there: the port was opened with timeout 0
         if not data:
             select.select([self._wake_read], [], [], _POLL_S if wait_s is None else min(wait_s, _POLL_S))
             self._drain_wakes()
@@ -359,16 +363,16 @@ class LinkPort:
                 match event:
                     case Data(stream, payload):
                         self._stream(stream).chunks.append(payload)
+                        continue
                     case PeerReset():
                         for inbox in self._streams.values():
                             inbox.chunks.append(event)
-                        told.append(event)
                     case LinkUp(identity):
                         self._peer_identity = identity
                         self._up_since_open = True
-                        told.append(event)
                     case Incompatible():
-                        told.append(event)
+                        pass
+                told.append(event)
             self._changed.notify_all()
         for event in told:
             self._tell(event)
@@ -385,8 +389,8 @@ class LinkPort:
         self._up_since_open = self._link.connected
 
     def _nudge_dtr(self, now_s: float) -> None:
-        """Opening a port raises DTR, which resets an Arduino (it needs about 2 s) and keeps some ESP32 boards in reset: when
-        nobody has answered for a while, try the other level."""
+        """Opening a port raises DTR, which resets an Arduino (it needs about 2 s) and keeps some ESP32 boards in
+        reset: when nobody has answered for a while, try the other level."""
         if self._up_since_open or now_s - self._opened_at_s < _DTR_PATIENCE_S or self._port is None:
             return
         self._opened_at_s = now_s
@@ -405,7 +409,8 @@ class LinkPort:
         if port is None:
             return
         with contextlib.suppress(OSError, AttributeError, NotImplementedError):
-            fcntl.ioctl(port.fileno(), termios.TIOCNXCL)  # somebody may hold the other end of a pty open: unlock by hand
+            # The lock goes with the last descriptor, and somebody else may hold one on a pty: unlock by hand.
+            fcntl.ioctl(port.fileno(), termios.TIOCNXCL)
         with contextlib.suppress(OSError):
             port.close()
 

@@ -28,7 +28,8 @@ _FIFO_BYTES = 256  # what a side may have in flight; beyond it the writer waits,
 
 
 class _End:
-    """One pty. Our own descriptor of the slave stays open, else the master reads EIO whenever nobody else has it open."""
+    """One pty. Our own descriptor of the slave stays open, else the master reads EIO whenever nobody else has it
+    open."""
 
     def __init__(self, link: Path) -> None:
         try:
@@ -73,9 +74,9 @@ class _Direction:
 class LineSimulator:
     """A full-duplex line between the ttys ``a`` and ``b``. A context manager; runs in a thread of its own.
 
-    Each byte takes 10 bits at ``baud``. With probability ``corrupt`` it is hit: replaced by another (``mode="replace"``) or
-    swallowed (``mode="lose"``), drawn per direction from ``seed``. ``a`` and ``b`` are links with names that stay when the
-    tty behind them changes, as those in /dev/serial/by-id do.
+    Each byte takes 10 bits at ``baud``. With probability ``corrupt`` it is hit: replaced by another
+    (``mode="replace"``) or swallowed (``mode="lose"``), drawn per direction from ``seed``. ``a`` and ``b`` are links
+    with names that stay when the tty behind them changes, as those in /dev/serial/by-id do.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class LineSimulator:
         seed: int = 0,
     ) -> None:
         if not 0.0 <= corrupt < 1.0 or baud < 50 or mode not in ("replace", "lose"):
-            raise LocalError(f"want 0 <= corrupt < 1, baud >= 50, mode replace or lose; got {corrupt}, {baud}, {mode!r}")
+            raise LocalError(
+                f"want 0 <= corrupt < 1, baud >= 50, mode replace or lose; got {corrupt}, {baud}, {mode!r}"
+            )
         self._baud = baud
         self._corrupt = corrupt
         self._mode = mode
@@ -131,7 +134,9 @@ class LineSimulator:
     def __enter__(self) -> LineSimulator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -201,4 +206,3 @@ class LineSimulator:
             elif self._mode == "replace":
                 out.append(byte ^ direction.random.randrange(1, 256))
         return bytes(out)
-

@@ -1,7 +1,7 @@
 """A reliable, ordered, full-duplex link over a serial line, without I/O: bytes and times in, bytes and events out.
 
-The state machine is csrc/fedge_link.c, the same that the microcontroller runs; here are its queue and its types. Whoever
-drives a link does, for ever:
+The state machine is csrc/fedge_link.c, the same that the microcontroller runs; here are its queue and its types.
+Whoever drives a link does, for ever:
 
     events = link.receive(bytes_from_the_line, now_s)
     line.write(link.bytes_to_send(now_s))
@@ -83,12 +83,14 @@ def new_epoch() -> int:
 class Link:
     """One side of a link. Not for several threads at once.
 
-    ``epoch`` is this side's nonce (see ``new_epoch``); the link changes it itself when a session ends. ``line_rate_bps``
-    paces what is handed out (10 bits a byte) and bounds the timers; with ``paced=False`` the caller asks for bytes only when
-    the line can take them. ``keepalive_s`` > 0 sends a 13-byte PING after hearing nothing for so long.
+    ``epoch`` is this side's nonce (see ``new_epoch``); the link changes it itself when a session ends.
+    ``line_rate_bps`` paces what is handed out (10 bits a byte) and bounds the timers; with ``paced=False`` the caller
+    asks for bytes only when the line can take them. ``keepalive_s`` > 0 sends a 13-byte PING after hearing nothing for
+    so long.
 
-    With ``receive_buffer_bytes`` = 0 every ``Data`` counts as consumed when ``receive`` returns it. Otherwise the peer is
-    never allowed to send more than that many bytes beyond what ``consume`` has reported: a slow reader loses nothing.
+    With ``receive_buffer_bytes`` = 0 every ``Data`` counts as consumed when ``receive`` returns it. Otherwise the peer
+    is never allowed to send more than that many bytes beyond what ``consume`` has reported: a slow reader loses
+    nothing.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Link:
         if len(identity) > MAX_IDENTITY_BYTES:
             raise LocalError(f"identity has {len(identity)} bytes; at most {MAX_IDENTITY_BYTES} fit into a HELLO")
         if receive_buffer_bytes and receive_buffer_bytes < max_payload_bytes:
-            raise LocalError(f"receive_buffer_bytes is {receive_buffer_bytes}: less than one payload of {max_payload_bytes}")
+            raise LocalError(f"receive_buffer_bytes is {receive_buffer_bytes}; one payload is {max_payload_bytes}")
         try:
             self._core = _codec.LinkCore(
                 epoch=epoch,
@@ -122,8 +124,8 @@ class Link:
             )
         except (ValueError, OverflowError) as error:
             raise LocalError(
-                f"want epoch in 1..2^32-1, line_rate_bps in 300..10^7, max_payload_bytes in 64..256, keepalive_s in 0..4000; "
-                f"got {epoch}, {line_rate_bps}, {max_payload_bytes}, {keepalive_s}"
+                "want epoch in 1..2^32-1, line_rate_bps in 300..10^7, max_payload_bytes in 64..256, "
+                f"keepalive_s in 0..4000; got {epoch}, {line_rate_bps}, {max_payload_bytes}, {keepalive_s}"
             ) from error
         self._max_payload_bytes = max_payload_bytes
         self._queue: deque[tuple[int, memoryview]] = deque()
@@ -156,7 +158,8 @@ class Link:
         return events
 
     def send(self, stream: int, data: bytes, now_s: float) -> int:
-        """Queues bytes for ``stream`` (0..255) and returns how many fitted: 0 when the queue is full or no session is up."""
+        """Queues bytes for ``stream`` (0..255) and returns how many fitted: 0 when the queue is full or no session is
+        up."""
         if not 0 <= stream <= 255:
             raise LocalError(f"stream is {stream}; want 0..255")
         if not self._core.up:
@@ -227,7 +230,7 @@ class Link:
             self._queue.popleft()
 
     def _grant(self) -> None:
-        # Whole payloads only: the peer counts frames, and any frame may be a full one. Since a frame takes at most what was
-        # set aside for it, credit once given is never taken back.
+        # Whole payloads only: the peer counts frames, and any frame may be a full one. Since a frame takes at most
+        # what was set aside for it, credit once given is never taken back.
         room = self._buffer_bytes - self._held_bytes if self._buffer_bytes else 255 * self._max_payload_bytes
         self._core.grant(min(255, max(0, room // self._max_payload_bytes)))

@@ -47,11 +47,12 @@ def list_ports() -> list[PortInfo]:
 
 
 def open_port(url: str, *, baud: int = 115200, dtr: bool | None = None) -> serial.SerialBase:
-    """Opens ``url`` (a device, a pty, ``socket://host:port`` or ``rfc2217://host:port``) raw, without waiting, and, where
-    it is a device, for this process alone.
+    """Opens ``url`` (a device, a pty, ``socket://host:port`` or ``rfc2217://host:port``) raw, without waiting, and,
+    where it is a device, for this process alone.
 
-    ``dtr``: the level of DTR and RTS after opening. None leaves what the driver does, which resets an Arduino; False keeps
-    most ESP32 boards running. PortNotReady when the port is missing; LocalError when it is taken, forbidden or no port.
+    ``dtr``: the level of DTR and RTS after opening. None leaves what the driver does, which resets an Arduino; False
+    keeps most ESP32 boards running. PortNotReady when the port is missing; LocalError when it is taken, forbidden or
+    no port.
     """
     if "://" in url:
         return _open_url(url, baud)
@@ -92,7 +93,9 @@ def _explain(url: str, baud: int, error: Exception) -> DeviceFault | LocalError:
             return PortNotReady(f"{url}: there is no such port now; `fedge bridge ports` lists those there are")
         case errno.EACCES | errno.EPERM:
             group = _group_of(url)
-            return LocalError(f"{url}: no permission; add this user to group {group} (sudo usermod -aG {group} $USER) and log in again")
+            return LocalError(
+                f"{url}: no permission; join group {group} (sudo usermod -aG {group} $USER) and log in again"
+            )
         case errno.EBUSY | errno.EAGAIN:
             return LocalError(f"{url}: in use by {_owner_of(url)}; a line has one owner, stop that one first")
         case errno.ENOTTY:

@@ -94,7 +94,8 @@ class SensorDescription:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """A batch without gaps, as integers. ``sequence`` counts from START with the dropped ones, ``dropped`` those alone."""
+    """A batch without gaps, as integers. ``sequence`` counts from START with the dropped ones, ``dropped`` those
+    alone."""
 
     first_us: int
     sequence: int
@@ -132,11 +133,12 @@ class RecordDecoder:
         self._reader = _codec.RecordReader()
 
     def push(self, data: bytes) -> list[Record]:
-        """The records that ``data`` completes. BadRecord on the first that breaks a rule; nothing can be read after it."""
+        """The records that ``data`` completes. BadRecord on the first that breaks a rule; nothing can be read after
+        it."""
         found: list[Record] = []
         for item in self._reader.push(data):
             if isinstance(item, int):
-                raise BadRecord("a record declares more than 1024 bytes: this is no sensor stream; is it the right port?")
+                raise BadRecord("a record declares more than 1024 bytes: no sensor stream; the wrong port?")
             found.append(_read(*item))
         return found
 
@@ -165,7 +167,7 @@ def _read(kind: int, body: bytes) -> Record:
             if dropped >= 0:
                 record = End(dropped)
         case _:
-            raise BadRecord(f"a record of unknown type {kind} ({len(body)} bytes); is the firmware newer than this host?")
+            raise BadRecord(f"a record of unknown type {kind} ({len(body)} bytes); is the firmware newer?")
     if record is None:
         raise BadRecord(f"a record of type {kind} with {len(body)} bytes breaks a rule of the format")
     return record
@@ -204,7 +206,7 @@ def encode_description(description: SensorDescription) -> bytes:
 
 def encode_samples(samples: Samples) -> bytes:
     """A SAMPLES record, as a board sends it; ``raw`` must be int16 or int32."""
-    kind = {2: SampleType.INT16, 4: SampleType.INT32}.get(samples.raw.dtype.itemsize, None)
+    kind = {2: SampleType.INT16, 4: SampleType.INT32}.get(samples.raw.dtype.itemsize)
     if kind is None or samples.raw.dtype.kind != "i" or samples.raw.ndim != 2:
         raise LocalError(f"want raw (samples, channels) int16 or int32; got {samples.raw.shape} {samples.raw.dtype}")
     values = np.ascontiguousarray(samples.raw, kind.dtype).tobytes()

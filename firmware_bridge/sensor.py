@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +50,8 @@ class ClockOffset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Consecutive samples. A batch has no gap inside; ``missed`` samples are missing between the one before and this."""
+    """Consecutive samples. A batch has no gap inside; ``missed`` samples are missing between the one before and
+    this."""
 
     values: NDArray[np.float64]  # (samples, channels), physical units
     raw: NDArray[np.signedinteger]  # (samples, channels), as sent
@@ -62,8 +64,8 @@ class Batch:
 class SensorReader:
     """Talks to the board on ``port``, whose sensor stream is this reader's alone.
 
-    ``clock`` gives Unix time in seconds. PeerResetError passes through every method when the board restarts: begin again
-    with ``describe``. A board that talks nonsense raises BadRecord.
+    ``clock`` gives Unix time in seconds. PeerResetError passes through every method when the board restarts: begin
+    again with ``describe``. A board that talks nonsense raises BadRecord.
     """
 
     def __init__(self, port: LinkPort, *, clock: Callable[[], float] = time.time) -> None:
@@ -112,13 +114,13 @@ class SensorReader:
         self._waiting.clear()
 
     def synchronize(self, rounds: int = 5, timeout_s: float = 5.0) -> ClockOffset:
-        """Measures the board's clock against ours: of ``rounds`` questions the one answered fastest bounds the error. Best
-        before ``start``, while nothing else is on the line."""
+        """Measures the board's clock against ours: of ``rounds`` questions the one answered fastest bounds the error.
+        Best before ``start``, while nothing else is on the line."""
         best: ClockOffset | None = None
         for _ in range(rounds):
             asked_s = self._clock()
             id = self._command(Command.ASK_TIME, timeout_s)
-            record = self._answer(timeout_s, lambda r, id=id: isinstance(r, BoardTime) and r.id == id, "its time")
+            record = self._answer(timeout_s, partial(_is_time, id), "its time")
             answered_s = self._clock()
             assert isinstance(record, BoardTime)
             error_s = (answered_s - asked_s) / 2
@@ -180,7 +182,9 @@ class SensorReader:
 
     def _command(self, command: Command, timeout_s: float, rate_hz: float = 0.0) -> int:
         if not self._port.wait_up(timeout_s):
-            raise SensorSilent(f"{self._port.url}: no board answers within {timeout_s} s; is it flashed, is the baud rate right?")
+            raise SensorSilent(
+                f"{self._port.url}: no board answers within {timeout_s} s; is it flashed, is the baud rate right?"
+            )
         id = self._next_id
         self._next_id = (id + 1) & 0xFF
         record = encode_command(command, id=id, rate_hz=rate_hz)
@@ -189,7 +193,8 @@ class SensorReader:
         return id
 
     def _answer(self, timeout_s: float, wanted: Callable[[Record], bool], what: str) -> Record:
-        """The next record that is ``wanted``; samples that come before it stay for ``batches``, other records are old news."""
+        """The next record that is ``wanted``; samples that come before it stay for ``batches``, other records are old
+        news."""
         skipped: list[Record] = []
         deadline_s = time.monotonic() + timeout_s
         try:
@@ -209,3 +214,7 @@ class SensorReader:
             raise
         finally:
             self._waiting.extendleft(reversed(skipped))
+
+
+def _is_time(id: int, record: Record) -> bool:
+    return isinstance(record, BoardTime) and record.id == id

@@ -1,4 +1,4 @@
-"""Two links over a paced, faulty line in virtual time: the shipped state machines, no sleeping, same result every time."""
+"""Two links over a paced, faulty line in virtual time: the shipped state machines, no sleeping, the same every time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class VirtualLine:
     """A full-duplex line between ``links[0]`` and ``links[1]``.
 
     Every byte takes 10 bits of airtime at ``baud`` plus ``latency_s``, and is replaced by another (or lost, with
-    ``mode="lose"``) with probability ``error_rate``, drawn from ``seed``. Reads happen every ``read_s`` at most, as a driver
-    that collects bytes would.
+    ``mode="lose"``) with probability ``error_rate``, drawn from ``seed``.
     """
 
     def __init__(
@@ -57,7 +56,8 @@ class VirtualLine:
         self._order = 0
 
     def step(self, until_s: float) -> bool:
-        """Goes on to the next thing that happens, at ``until_s`` at the latest; False when nothing is left before it."""
+        """Goes on to the next thing that happens, at ``until_s`` at the latest; False when nothing is left before
+        it."""
         for side in (0, 1):
             while data := self.links[side].bytes_to_send(self.now_s, 1):
                 self._launch(side, data)
@@ -108,13 +108,15 @@ def measure_goodput(
     latency_s: float = 0.0,
     max_payload_bytes: int = 240,
 ) -> Goodput:
-    """Sends ``transfer_bytes`` from side 0 to side 1 (``both_ways``: and back at once) and reports the share of the line
-    that carried payload, from the first byte offered to the last one delivered."""
+    """Sends ``transfer_bytes`` from side 0 to side 1 (``both_ways``: and back at once) and reports the share of the
+    line that carried payload, from the first byte offered to the last one delivered."""
     draw = random.Random(seed + 1)
     links = tuple(
         Link(epoch=draw.randrange(1, 2**32), line_rate_bps=baud, max_payload_bytes=max_payload_bytes) for _ in range(2)
     )
-    line = VirtualLine((links[0], links[1]), baud=baud, error_rate=error_rate, mode=mode, seed=seed, latency_s=latency_s)
+    line = VirtualLine(
+        (links[0], links[1]), baud=baud, error_rate=error_rate, mode=mode, seed=seed, latency_s=latency_s
+    )
     while not (links[0].connected and links[1].connected):
         line.step(line.now_s + 10.0)
     start_s = line.now_s

@@ -38,7 +38,7 @@ struct fedge_link_config {
     uint8_t send_window;     /* 1, 2, 4 or 8 */
     uint8_t receive_window;  /* 1..8 */
     uint8_t identity_bytes;
-    uint8_t paced;           /* 1: hand out bytes no faster than the line carries them; 0: the caller knows when there is room */
+    uint8_t paced;           /* 1: hand out bytes no faster than the line carries them; 0: the caller knows its room */
 };
 
 enum fedge_event_type {
@@ -116,8 +116,9 @@ struct fedge_link {
     uint8_t peer_identity_at, peer_identity_bytes; /* within the decoder's buffer, while FEDGE_EVENT_UP waits */
 };
 
-/* Prepares a link in caller's memory of FEDGE_LINK_MEMORY_BYTES(...) bytes. FEDGE_ERR_ARGUMENT names nothing more: every
- * bound stands at its field above. FEDGE_ERR_SPACE if memory_bytes is too small. Credit begins at 0: see fedge_link_grant. */
+/* Prepares a link in caller's memory of FEDGE_LINK_MEMORY_BYTES(...) bytes. FEDGE_ERR_ARGUMENT: a
+ * field of the config is outside the bounds that stand beside it. FEDGE_ERR_SPACE: memory_bytes is too small. Credit begins
+ * at 0: see fedge_link_grant. */
 int fedge_link_init(struct fedge_link *link, const struct fedge_link_config *config, uint8_t *memory, size_t memory_bytes,
                     uint32_t now_us);
 

@@ -134,7 +134,8 @@ static int take_text(const uint8_t **at, const uint8_t *end, struct fedge_text *
     return good_text(text);
 }
 
-int fedge_read_describe(const uint8_t *body, size_t length, struct fedge_describe *describe, struct fedge_channel *channels) {
+int fedge_read_describe(const uint8_t *body, size_t length, struct fedge_describe *describe,
+                        struct fedge_channel *channels) {
     const uint8_t *at = body + DESCRIBE_HEAD_BYTES, *end = body + length;
 
     if (length < DESCRIBE_HEAD_BYTES) {
