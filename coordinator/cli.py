@@ -11,15 +11,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from coordinator.config import Config, load_config
+from coordinator.stored import latest_run, open_store
 from edge_runtime.durable import write_file
 from edge_runtime.errors import LocalError
 
 if TYPE_CHECKING:
-    from coordinator.history import RunHistory
-    from coordinator.store import Store, TaskRow
+    from coordinator.store import Store
     from edge_runtime.task import Task
 
 _TASK_TEMPLATE = """\
@@ -129,7 +129,7 @@ def _init(arguments: argparse.Namespace) -> int:
     config.listen_address()
     text = arguments.task.read_text() if arguments.task and load_task(arguments.task) else _TASK_TEMPLATE
     authority = Authority.create(arguments.home)
-    _open_store(arguments.home).close()
+    open_store(arguments.home).close()
     save_config(arguments.home, config)
     write_file(arguments.home / "task.toml", text.encode(), mode=0o644)
     print(f"a new fleet in {arguments.home} (authority {authority.fingerprint.hex()})")
@@ -148,7 +148,7 @@ def _invite(arguments: argparse.Namespace) -> int:
     if not (1 <= arguments.count <= 10_000 and 0 < arguments.minutes <= 60 * 24 * 30):
         raise LocalError("--count is 1 to 10000 codes, --minutes at most 43200 (30 days)")
     authority, config = Authority(arguments.home), load_config(arguments.home)
-    store = _open_store(arguments.home)
+    store = open_store(arguments.home)
     now_s = time.time()
     codes = []
     with store.transaction():
@@ -189,7 +189,7 @@ def _run(arguments: argparse.Namespace) -> int:
     authority, config = Authority(arguments.home), load_config(arguments.home)
     paths = authority.paths
     context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
-    store = _open_store(arguments.home)
+    store = open_store(arguments.home)
     task = _settle_task(store, arguments.home, arguments.task)
     evaluation = None
     if arguments.evaluate:
@@ -207,7 +207,7 @@ def _run(arguments: argparse.Namespace) -> int:
     async def serve() -> str:
         with LiveView() as view:
             server = Server(
-                store, make_service, context, on_change=lambda service, now_s: view.update(service.history(now_s))
+                store, make_service, context, show=lambda service: view.update(service.history(time.time()))
             )
             running = asyncio.ensure_future(server.run(host, port, serial_ports=serial))
             loop = asyncio.get_running_loop()
@@ -252,10 +252,23 @@ def _settle_task(store: Store, home: Path, path: Path | None) -> Task:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from coordinator.view import print_status
+    from rich.console import Console
 
-    history = _history(arguments.home)
-    print_status(history)
+    from coordinator.view import devices_table, plain, round_line
+
+    history, _ = latest_run(arguments.home)
+    console = Console()
+    console.print(
+        f"task {plain(history.task.name)} ({history.task_id}): {history.state}", markup=False, highlight=False
+    )
+    if history.open_round:
+        number, answered, asked = history.open_round
+        console.print(f"round {number} is open: {answered} of {asked} have answered", highlight=False)
+    for record in history.rounds[-10:]:
+        console.print(round_line(record, history), markup=False, highlight=False)
+    if history.finished_because:
+        console.print(plain(history.finished_because, 400), markup=False, highlight=False)
+    console.print(devices_table(history))
     return 0
 
 
@@ -263,28 +276,23 @@ def _report(arguments: argparse.Namespace) -> int:
     from coordinator.export import export_model
     from coordinator.report import write_report
 
-    history = _history(arguments.home)
-    row = _latest(arguments.home)
-    import numpy as np
-
-    files = export_model(arguments.output, row.task, np.frombuffer(row.params, "<f4").astype(np.float32))
+    history, params = latest_run(arguments.home)
+    files = export_model(arguments.output, history.task, params)
     print(write_report(arguments.output, history, [], model_files=files))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
     from coordinator.export import export_model
 
-    row = _latest(arguments.home)
-    for path in export_model(arguments.output, row.task, np.frombuffer(row.params, "<f4").astype(np.float32)):
+    history, params = latest_run(arguments.home)
+    for path in export_model(arguments.output, history.task, params):
         print(path)
     return 0
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    store = _open_store(arguments.home)
+    store = open_store(arguments.home)
     found = [device for device in store.devices() if arguments.device in (device.device, device.name)]
     if len(found) != 1:
         known = ", ".join(f"{device.name} ({device.device})" for device in store.devices()) or "none yet"
@@ -293,33 +301,3 @@ def _remove(arguments: argparse.Namespace) -> int:
         store.revoke(found[0].device)
     print(f"{found[0].name} ({found[0].device}) is out of the fleet; what it has contributed stays in the model")
     return 0
-
-
-def _open_store(home: Path) -> Store:
-    from coordinator.store import Store
-
-    return Store(home / "fleet.sqlite")
-
-
-def _latest(home: Path) -> TaskRow:
-    load_config(home)
-    row = _open_store(home).latest_task()
-    if row is None:
-        raise LocalError(f"no task has been run in {home} yet: fedge coordinator run")
-    return row
-
-
-def _history(home: Path) -> RunHistory:
-    from coordinator.service import history
-
-    row, store, now_s = _latest(home), _open_store(home), time.time()
-    connected = {device.device for device in store.devices() if device.last_seen_s and now_s - device.last_seen_s < 90}
-    rounds = store.rounds(row.task_id)
-    open_round = None
-    if rounds and rounds[-1].outcome is None:
-        answered = sum(store.answers(row.task_id).get(rounds[-1].number, (0, 0)))
-        open_round = (rounds[-1].number, answered, len(rounds[-1].cohort))
-    state: Literal["gathering", "collecting", "finished"] = "collecting" if open_round else "gathering"
-    if row.finished_because:
-        state = "finished"
-    return history(store, row, now_s=now_s, connected=connected, state=state, open_round=open_round)

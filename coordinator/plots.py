@@ -1,4 +1,4 @@
-"""The report's plots: inline SVG that takes its colours from the page, so that one drawing serves light and dark.
+"""The report's plots, and the page's style that they take their colours from: one drawing serves light and dark.
 
 matplotlib draws with stand-in colours, which become CSS variables afterwards; text stays text. It is imported when the
 first plot is drawn and without pyplot, so there is neither a global figure nor a display.
@@ -52,6 +52,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.left": False,
     "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.wspace": 0.06,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "xtick.color": GRID,
@@ -61,7 +62,61 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "xtick.major.size": 3,
 }
-MOST_BARS = 24
+MOST_BARS = 30
+# The page around the plots; its variables are the colours above, once for light and once for dark.
+PAGE_STYLE = """
+:root{color-scheme:light dark;--page:#f6f6f3;--card:#fff;--ink:#1b2430;--muted:#64707d;--line:#dfe2e0;
+--a:#0f7c77;--b:#d08a2e;--pale:#b9c6c9;--warn:#a3481f}
+@media(prefers-color-scheme:dark){:root{--page:#11161b;--card:#182027;--ink:#e4e9ec;--muted:#93a1ac;--line:#2b363f;
+--a:#3fb8ae;--b:#e2a654;--pale:#4a5a64;--warn:#f0936a}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1060px;margin:0 auto;padding:48px 24px 80px}
+.kicker{margin:0;color:var(--a);font-size:13px;font-weight:600;letter-spacing:.06em;text-transform:uppercase}
+h1{margin:.15em 0 .3em;font-size:clamp(28px,4.4vw,42px);line-height:1.12;letter-spacing:-.02em;overflow-wrap:anywhere}
+h2{margin:0 0 14px;font-size:22px;letter-spacing:-.01em}
+h3{margin:28px 0 6px;font-size:16px}
+.lede{max-width:46em;margin:0 0 .5em;font-size:18px}
+.meta,.note,figcaption{color:var(--muted);font-size:14px}
+p,li{max-width:50em;overflow-wrap:anywhere;text-wrap:pretty}
+sup{line-height:0}
+section{margin-top:22px;padding:26px 28px;background:var(--card);border:1px solid var(--line);border-radius:12px}
+.tiles{display:grid;grid-template-columns:repeat(6,1fr);gap:1px;margin:28px 0 0;overflow:hidden;
+background:var(--line);border:1px solid var(--line);border-radius:12px}
+.tiles div{padding:16px 18px;background:var(--card)}
+.tiles dt{color:var(--muted);font-size:13px}
+.tiles dd{margin:2px 0 0;font-size:26px;font-weight:650;letter-spacing:-.02em;
+font-variant-numeric:tabular-nums;white-space:nowrap}
+.tiles p{margin:2px 0 0;color:var(--muted);font-size:13px;line-height:1.35}
+@media(max-width:860px){.tiles{grid-template-columns:repeat(3,1fr)}}
+@media(max-width:480px){.tiles{grid-template-columns:repeat(2,1fr)}section{padding:20px 16px}}
+figure{margin:0 0 18px;min-width:0}
+figure{overflow-x:auto}
+figure svg{display:block;width:100%;height:auto;stroke-linejoin:round}
+figure svg.wide{min-width:560px}
+figcaption{margin-top:6px;max-width:52em}
+section>:last-child{margin-bottom:0}
+.two{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:28px;margin-top:24px}
+.facts{display:grid;grid-template-columns:max-content 1fr;gap:8px 24px;margin:0}
+.facts dt{color:var(--muted)}
+.facts dd{margin:0;max-width:44em}
+@media(max-width:560px){.facts{grid-template-columns:1fr}.facts dd{margin-bottom:8px}}
+.scroll{overflow-x:auto}
+table{width:100%;border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
+th{padding:6px 18px 6px 0;color:var(--muted);font-weight:500;text-align:left;vertical-align:bottom;white-space:nowrap}
+td{padding:6px 18px 6px 0;border-top:1px solid var(--line);vertical-align:top}
+td:not(:last-child){white-space:nowrap}
+th.n,td.n{text-align:right}
+th.n,td.n{padding-right:28px}
+th:last-child,td:last-child{padding-right:0}
+td b{font-weight:600}
+details{margin-top:10px}
+summary{color:var(--a);font-size:14px;cursor:pointer}
+.on{color:var(--a)}.off{color:var(--warn)}
+code{font:13px ui-monospace,SFMono-Regular,Menlo,monospace}
+@media print{section{break-inside:avoid;border:0;padding:0}body{background:none}}
+"""
 
 
 def comparison_plot(comparisons: Sequence[Comparison]) -> str:
@@ -107,8 +162,8 @@ def learning_plot(history: RunHistory) -> str:
             axes.plot(numbers, values, color=colour, linewidth=1.8, marker=marker, markersize=2.8)
             axes.set_title(name)
             axes.set_xlabel("round")
-            _whole_rounds(axes)
-            _ticks(axes.yaxis, text)
+            _whole_numbers(axes)
+            _ticks(axes.yaxis, percent_text if text is percent_text else "{:g}".format)
             axes.grid(axis="y")
             if math.isfinite(values[-1]):
                 axes.annotate(text(values[-1]), (numbers[-1], values[-1]), (6, 0), **_BESIDE)
@@ -123,7 +178,7 @@ def learning_plot(history: RunHistory) -> str:
 
 def epsilon_plot(history: RunHistory) -> str:
     """Epsilon spent up to each round by a device that takes part in all of them; dashes where the fleet stands."""
-    if history.task.privacy.place == "none":
+    if history.task.privacy.place == "none" or not history.rounds:
         return ""
     step = history.task.privacy.noise().event.epsilon
     numbers, spent, total = [0], [0.0], 0.0
@@ -149,7 +204,7 @@ def epsilon_plot(history: RunHistory) -> str:
         axes.set_xlabel("rounds tried")
         axes.set_ylim(0, 1.12 * max(total, *(value for _, value in stands), step))
         axes.set_xlim(0, max(len(history.rounds), 1))
-        _whole_rounds(axes)
+        _whole_numbers(axes)
         axes.grid(axis="y")
 
     return _svg(draw, width=4.1, height=2.6, label=f"Epsilon spent by a device in every round: {epsilon_text(total)}")
@@ -173,7 +228,7 @@ def norm_plot(history: RunHistory) -> str:
         axes.set_xlabel("round")
         axes.set_ylim(0, 1.3 * max([*expected, *(norm for norm in norms if norm == norm)]))
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left", handlelength=1.6, borderaxespad=0)
-        _whole_rounds(axes)
+        _whole_numbers(axes)
         axes.grid(axis="y")
 
     return _svg(draw, width=4.1, height=2.6, label="L2 norm of the mean update and of the noise in it, round by round")
@@ -195,7 +250,7 @@ def bytes_plot(history: RunHistory) -> str:
         axes.barh(places, up, color=UP, height=0.66, label="sent")
         axes.barh(places, [d.bytes_down for d in devices], left=up, color=DOWN, height=0.66, label="received")
         axes.set_yticks(places, [f"{names[device.device]} · {device.link}" for device in devices])
-        axes.invert_yaxis()
+        axes.set_ylim(places[-1] + 0.8, -0.8)
         _ticks(axes.xaxis, size_text)
         axes.grid(axis="x")
         axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -212,6 +267,7 @@ def bytes_plot(history: RunHistory) -> str:
             axes.stairs(both, edges, baseline=up, color=DOWN, fill=True, label="received")
             axes.set_title(f"{link}: {len(ranked)}")
             axes.set_xlabel("devices, busiest first")
+            _whole_numbers(axes)
             axes.grid(axis="y")
             _ticks(axes.yaxis, size_text)
         all_axes[-1].legend(frameon=False, fontsize=8, loc="upper right")
@@ -232,10 +288,10 @@ def _row(figure: Figure, count: int, *, sharey: bool = False) -> list[Axes]:
     return list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
 
 
-def _whole_rounds(axes: Axes) -> None:
+def _whole_numbers(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
 def _ticks(axis: Any, text: Callable[[float], str]) -> None:
@@ -257,10 +313,10 @@ def _svg(draw: Callable[[Figure], None], *, width: float, height: float, label: 
         figure = Figure(figsize=(width, height))
         draw(figure)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _for_the_page(file.getvalue(), label)
+    return _for_the_page(file.getvalue(), label, "wide" if width > 5 else "half")
 
 
-def _for_the_page(drawing: str, label: str) -> str:
+def _for_the_page(drawing: str, label: str, kind: str) -> str:
     """Only tags are rewritten: between them stands text that devices chose, and matplotlib has escaped it."""
     prefix = re.sub(r"\W+", "-", label.lower())[:16]
 
@@ -274,4 +330,4 @@ def _for_the_page(drawing: str, label: str) -> str:
     assert opening is not None
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", drawing[opening.end() :], flags=re.DOTALL)
     body = re.sub(r"<[^>]*>", adapted, body)
-    return f'<svg viewBox="{opening[1]}" role="img" aria-label="{html.escape(label)}">{body.strip()}'
+    return f'<svg class="{kind}" viewBox="{opening[1]}" role="img" aria-label="{html.escape(label)}">{body.strip()}'

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing else, neither scripts nor the network, now or in ten years.
 
-Every text that did not originate here is cut to one harmless line (:func:`coordinator.view.plain`) and escaped; besides, the
-page's own content security policy forbids scripts and every fetch.
+Every text that did not originate here is cut to one harmless line (:func:`coordinator.view.plain`) and escaped;
+besides, the page's own content security policy forbids scripts and every fetch.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import html
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from coordinator import plots
-from coordinator.history import Comparison, DeviceRecord, RoundRecord, RunHistory
+from coordinator.history import Comparison, DeviceRecord, RunHistory
 from coordinator.view import (
     NONE,
     device_names,
@@ -69,8 +69,9 @@ def report_html(history: RunHistory, comparisons: Sequence[Comparison], *, model
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{title} · fedge</title><style>{_CSS}</style></head>\n<body><main>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{title} · fedge</title><style>{plots.PAGE_STYLE}</style></head>\n<body><main>\n"
         f"{_head(history, title)}\n{''.join(sections)}</main></body></html>\n"
     )
 
@@ -90,15 +91,15 @@ class NoiseFigures:
     def of(cls, history: RunHistory) -> Self:
         """The figures of a task whose place of noise is not "none".
 
-        The noise is independent of the update, so their squared norms add in expectation, and the update's own is estimated
-        by mean(observed^2 - noise^2). A squared Laplace variable has variance 5 mean^2: an estimate within two standard
-        deviations of zero, over all drawn values, says nothing.
+        The noise is independent of the update, so their squared norms add in expectation, and the update's own is
+        estimated by mean(observed^2 - noise^2). A squared Laplace variable has variance 5 mean^2: an estimate within
+        two standard deviations of zero, over all drawn values, says nothing.
         """
         privacy, parameters = history.task.privacy, history.task.model.parameter_count
         noise, local = privacy.noise(), privacy.place == "local"
         done = [(r.update_l2, r.accepted) for r in history.rounds if r.update_l2 is not None and r.accepted]
         observed = [(norm, count) for norm, count in done if math.isfinite(norm)]
-        contributors = round(statistics.median(count for _, count in observed)) if observed else history.task.cohort.size
+        counts = [count for _, count in observed] or [history.task.cohort.size]
         signal_l2 = None
         if observed:
             noises = [noise.expected_noise_l2(parameters, count, local=local) ** 2 for _, count in observed]
@@ -106,11 +107,11 @@ class NoiseFigures:
             if excess > 2 * math.sqrt(5 / (parameters * len(observed))) * statistics.fmean(noises):
                 signal_l2 = math.sqrt(excess)
         median = statistics.median(norm for norm, _ in observed) if observed else None
-        return cls(noise, local, parameters, contributors, median, signal_l2)
+        return cls(noise, local, parameters, round(statistics.median(counts)), median, signal_l2)
 
     @property
     def update_l2(self) -> float:
-        """The update to measure the noise against: the estimate, else the clip norm, which no update's L2 norm exceeds."""
+        """The update to hold the noise against: the estimate, else the clip norm, which no update's L2 norm exceeds."""
         return self.signal_l2 or self.noise.clip_norm
 
     def noise_l2(self, parameters: int) -> float:
@@ -118,12 +119,12 @@ class NoiseFigures:
         return self.noise.expected_noise_l2(parameters, self.contributors, local=self.local)
 
     def devices_needed(self, parameters: int) -> int:
-        """From how many contributors on the noise is below the update: it falls as 1/n, as 1/sqrt(n) under local noise."""
+        """From how many contributors on the noise is below the update: it falls as 1/n, 1/sqrt(n) under local noise."""
         ratio = self.noise.expected_noise_l2(parameters, 1, local=self.local) / self.update_l2
         return max(1, math.ceil(ratio**2 if self.local else ratio))
 
     def epsilon_needed(self, parameters: int) -> float:
-        """At which epsilon per round the noise would be at the update, with as many contributors: it falls as 1/epsilon."""
+        """At which epsilon per round the noise, which falls as 1/epsilon, would equal the update."""
         return self.noise.event.epsilon * self.noise_l2(parameters) / self.update_l2
 
 
@@ -140,13 +141,13 @@ def _section(title: str, body: str) -> str:
     return f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{title}</h2>{body}</section>\n'
 
 
-def _figure(drawing: str, caption: str = "") -> str:
+def _figure(draw: Callable[[], str], caption: str = "") -> str:
+    try:
+        drawing = draw()
+    except ImportError:  # no matplotlib: the tables have to do
+        return ""
     words = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f"<figure>{drawing}{words}</figure>" if drawing else ""
-
-
-def _drawn(plot: str) -> str:
-    return plot
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, words: Iterable[int] = (0,)) -> str:
@@ -162,6 +163,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, words: Ite
 def _long_table(headings: Sequence[str], rows: Sequence[Sequence[str]], total: int, *, words: Iterable[int]) -> str:
     """The first rows in sight, the others folded away; of a very long table only ``MOST_ROWS`` are in the file."""
     first, others = rows[:ROWS_IN_SIGHT], rows[ROWS_IN_SIGHT:]
+    if not rows:
+        return "<p>None yet.</p>"
     if not others:
         return _table(headings, first, words=words)
     kept = "" if total == len(rows) else f" (of {total:,}; the file holds no more)"
@@ -185,11 +188,12 @@ def _head(history: RunHistory, title: str) -> str:
     if not history.committed:
         lede = "No round has changed the model yet."
     started = datetime.fromtimestamp(history.started_at_s, UTC)
-    because = f", because: {_safe(history.finished_because, 160)}" if history.finished_because else ""
+    elapsed = duration_text(history.now_s - history.started_at_s)
+    because = f": {_safe(history.finished_because, 160)}" if history.finished_because else ""
     state = {"gathering": "gathering devices", "collecting": "running", "finished": "finished"}[history.state]
     return (
         f'<header><p class="kicker">fedge · training report</p><h1>{title}</h1><p class="lede">{lede}</p>'
-        f'<p class="meta">started {started:%Y-%m-%d %H:%M} UTC · {duration_text(history.now_s - history.started_at_s)} · '
+        f'<p class="meta">started {started:%Y-%m-%d %H:%M} UTC · {elapsed} · '
         f"{state}{because} · task {_safe(history.task_id, 40)}</p></header>{_tiles(history)}"
     )
 
@@ -243,16 +247,264 @@ def _comparison_section(comparisons: Sequence[Comparison]) -> str:
     caption = "All on the same evaluation set. Strong bars keep a privacy guarantee, pale ones give none."
     return _section(
         "How it compares",
-        _figure(_plot("comparison", comparisons=comparisons), caption) + _table(headings, rows, words=(0, 4)),
+        _figure(lambda: plots.comparison_plot(comparisons), caption) + _table(headings, rows, words=(0, 4)),
     )
 
 
 def _learning_section(history: RunHistory) -> str:
-    drawing = _plot("learning", history)
     abandoned = sum(record.outcome == "abandoned" for record in history.rounds)
     caption = "Measured by the coordinator on its own evaluation set after each round."
     if abandoned:
         caption += f" A cross marks each of {_count(abandoned, 'round')} that had too few answers and changed nothing."
     evaluated = any(record.loss is not None for record in history.rounds)
-    body = _figure(drawing, caption) if evaluated else "<p>The coordinator had no evaluation set, or no round yet.</p>"
-    return _section("Learning", body)
+    if not evaluated:
+        return _section("Learning", "<p>The coordinator had no evaluation set, or no round yet.</p>")
+    return _section("Learning", _figure(lambda: plots.learning_plot(history), caption))
+
+
+def _privacy_section(history: RunHistory) -> str:
+    privacy = history.task.privacy
+    if privacy.place == "none":
+        body = (
+            "<p>This task asks for <b>no privacy mechanism</b>. Updates leave the devices as they are, and whoever "
+            "reads one can learn about the data behind it: single examples have been reconstructed from updates like "
+            "these. Raw data stays on the devices, and links may be encrypted; neither bounds what they reveal.</p>"
+        )
+        return _section("Privacy", body)
+    figures = NoiseFigures.of(history)
+    spent = _figure(lambda: plots.epsilon_plot(history), _EPSILON_CAPTION)
+    norms = _figure(lambda: plots.norm_plot(history), _NORM_CAPTION)
+    row = f'<div class="two">{spent}{norms}</div>'
+    return _section("Privacy", _mechanism(history, figures) + row + _noise_words(figures) + _not_protected(figures))
+
+
+_EPSILON_CAPTION = (
+    "Curve: a device that takes part in every round. Dashes: where the fleet stands. No limit is drawn because budgets "
+    "are the owners': each device keeps its own and stops by itself."
+)
+_NORM_CAPTION = "Where the curve runs along the dashes, a round was mostly noise; what rises above them is learned."
+
+
+def _mechanism(history: RunHistory, figures: NoiseFigures) -> str:
+    noise, event = figures.noise, figures.noise.event
+    tried = sum(record.accepted > 0 for record in history.rounds)
+    spent = [device.epsilon for device in history.devices if device.epsilon is not None]
+    planned = composed_epsilon([event] * history.task.rounds)
+    so_far = (
+        (
+            f"{epsilon_text(max(spent, default=0.0))} for the device that spent most; {epsilon_text(composed_epsilon([event] * tried))} "
+            f"for one that answered in all {_count(tried, 'round')} so far; "
+        )
+        if tried
+        else ""
+    )
+    deviation = math.sqrt(2) * 2.0**noise.log2_scale / math.log(2)
+    facts = [
+        (
+            "mechanism",
+            "Discrete Laplace noise on an integer grid, each further step less likely by a factor of "
+            f"2<sup>&minus;1/{2**noise.log2_scale}</sup> (standard deviation {deviation:,.0f} steps), drawn exactly; "
+            "no floating point near the noise.",
+        ),
+        (
+            "place",
+            "On the device: each covers its own update before it leaves."
+            if figures.local
+            else "At the coordinator: one draw covers the sum of a round before anything is done with it.",
+        ),
+        ("unit", "One device's whole update in a round, however many examples stand behind it."),
+        (
+            "neighbours",
+            "Two runs that differ in one device's update being replaced by zero; how many took part is public. "
+            "Against any other update in its place, the guarantee holds with twice the epsilon.",
+        ),
+        ("clip norm", f"{noise.clip_norm:g} in L1; larger updates are scaled down to it."),
+        ("sensitivity", f"{noise.levels:,} grid steps in L1, enforced on the integers after rounding."),
+        ("epsilon per round", f"{epsilon_text(event.epsilon)} (pure: delta is 0)."),
+        (
+            "epsilon composed",
+            f"{so_far}{epsilon_text(planned)} for a device that answers in all {history.task.rounds:,} planned rounds.",
+        ),
+        ("in words", _odds(max(spent, default=0.0), event.epsilon)),
+    ]
+    rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def _odds(most: float, per_round: float) -> str:
+    """What epsilon promises, without pretending that a large one promises much."""
+    words = (
+        "Whatever anyone concludes from one round, a device's update changes the odds of it by at most a factor of "
+        f"{_power(per_round)}; over all rounds of the busiest device, by {_power(most)}."
+    )
+    if most > 10:
+        words += " So large a factor is a bound on paper: fewer rounds or a smaller epsilon make it one to rely on."
+    return words
+
+
+def _power(epsilon: float) -> str:
+    if epsilon < 4.6:
+        return f"{math.exp(epsilon):.1f}"
+    return f"10<sup>{epsilon / math.log(10):.1f}</sup>"
+
+
+def _noise_words(figures: NoiseFigures) -> str:
+    d, clip_norm = figures.parameters, f"{figures.noise.clip_norm:g}"
+    contributors = _count(figures.contributors, "contributor")
+    update, at_least = "update", ""
+    if figures.signal_l2 is not None:
+        found = (
+            f"The released mean updates have a median norm of <b>{number_text(figures.observed_l2)}</b>, noise "
+            f"included. With the noise taken off in the mean square, "
+            f"about <b>{number_text(figures.signal_l2)}</b> is update."
+        )
+    else:
+        update, at_least = "update, at most", ", at least"
+        found = f"No round has released an update yet; no L2 norm of one exceeds the clip norm, <b>{clip_norm}</b>."
+        if figures.observed_l2 is not None:
+            found = (
+                f"The released mean updates have a median norm of <b>{number_text(figures.observed_l2)}</b>, which "
+                f"cannot be told from noise alone. Below, the noise is held against the clip norm, {clip_norm}: no "
+                "update's L2 norm exceeds it, and one that is spread over many parameters stays far below."
+            )
+    rows = [
+        [
+            f"{size:,}" + (" (this model)" if size == d else ""),
+            number_text(figures.noise_l2(size)),
+            number_text(figures.update_l2),
+            number_text(figures.noise_l2(size) / figures.update_l2),
+            f"{figures.devices_needed(size):,}",
+            epsilon_text(figures.epsilon_needed(size)),
+        ]
+        for size in (d, 10 * d, 100 * d)
+    ]
+    headings = ("parameters", "noise on the mean", update, "noise / update", f"devices needed{at_least}", "or epsilon")
+    falls = "falls only with the square root of their number" if figures.local else "falls with their number"
+    return (
+        f"<h3>Why the model is small</h3><p>With {_count(d, 'parameter')} and {contributors} the noise on the mean "
+        f"update has an expected L2 norm of <b>{number_text(figures.noise_l2(d))}</b>. {found}</p>"
+        "<p>Laplace noise under an L1 clip has an L2 norm that grows as &radic;(2d) with the number of parameters d, "
+        "while the clipped update's does not grow: a model of ten times the size learns under about three times the "
+        f"noise. What helps is more devices (the noise on their mean {falls}) or a larger epsilon:</p>"
+        f"{_table(headings, rows)}"
+        '<p class="note">To bring the noise down to the update: devices per round at this epsilon, or epsilon per '
+        f"round with {contributors}.</p>"
+    )
+
+
+def _not_protected(figures: NoiseFigures) -> str:
+    sees = (
+        "<li><b>Single updates, to the coordinator.</b> It receives every clipped update before the noise and is "
+        "trusted with them; the guarantee is against everyone who sees the models that come out.</li>"
+    )
+    if figures.local:
+        sees = "<li><b>Whose update it is.</b> The coordinator sees each update, under that device's own noise.</li>"
+    return (
+        f"<h3>What is not protected</h3><ul>{sees}<li><b>Taking part.</b> Which devices answered, how often and why "
+        "they declined is known to the coordinator and stands in this report.</li>"
+        "<li><b>Timing and sizes.</b> When a device speaks and how many bytes it sends can be seen on its link.</li>"
+        "<li><b>The evaluation.</b> Accuracy and loss are measured on the coordinator's own data, which counts as "
+        "public; they say nothing of the devices' data beyond what the released model says.</li>"
+        "<li><b>What the data says about everybody.</b> The model is meant to learn it.</li></ul>"
+    )
+
+
+def _traffic_section(history: RunHistory) -> str:
+    devices = history.devices
+    if not devices:
+        return ""
+    answers = max(1, sum(device.contributions for device in devices))
+    up, down = sum(device.bytes_up for device in devices), sum(device.bytes_down for device in devices)
+    words = (
+        f"<p>{size_text(up)} went up and {size_text(down)} down, everything on the wire included: "
+        f"<b>{size_text(up / answers)}</b> up and <b>{size_text(down / answers)}</b> down for each contribution.</p>"
+    )
+    return _section("Traffic", words + _figure(lambda: plots.bytes_plot(history)))
+
+
+def _model_section(history: RunHistory, model_files: Sequence[Path]) -> str:
+    task = history.task
+    inputs, spec = task.inputs, task.model
+    columns = ", ".join(_safe(name, 40) for name in inputs.columns[:8]) + (", …" if len(inputs.columns) > 8 else "")
+    source = f"{_count(len(inputs.columns), 'column')} ({columns})"
+    if inputs.window:
+        source = (
+            f"{' and '.join(inputs.window.statistics)} of {source}, over windows of {inputs.window.length:,} rows "
+            f"every {inputs.window.step:,}"
+        )
+    outputs = f"one of {', '.join(_safe(name, 40) for name in inputs.classes[:12])}" if inputs.classes else "a number"
+    layers = [
+        [str(index), f"{before:,}", f"{layer.units:,}", layer.activation, f"{(before + 1) * layer.units:,}"]
+        for index, (before, layer) in enumerate(zip(spec.widths, spec.layers, strict=False))
+    ]
+    training = task.training
+    body = (
+        f"<p>From {source} to {outputs}. On each device: {_count(training.epochs, 'epoch')} of batches of "
+        f"{training.batch_size:,} at learning rate {training.learning_rate:g}.</p>"
+        f"{_table(('layer', 'inputs', 'units', 'activation', 'parameters'), layers, words=(0, 3))}"
+    )
+    if model_files:
+        files = [
+            [f"<code>{_safe(path.name, 80)}</code>", _file_size(path), _FILE_KINDS.get(path.suffix, "")]
+            for path in model_files
+        ]
+        body += f"<h3>Files</h3>{_table(('file', 'size', 'for'), files, words=(0, 2))}"
+    return _section("Model", body)
+
+
+_FILE_KINDS = {
+    ".safetensors": "PyTorch and anything that reads safetensors: layers by name",
+    ".npz": "NumPy: layers by name",
+    ".tflite": "LiteRT (TensorFlow Lite) on phones, boards and microcontrollers",
+    ".json": "how raw columns become the input, layer by layer to the output",
+}
+
+
+def _file_size(path: Path) -> str:
+    try:
+        return size_text(path.stat().st_size)
+    except OSError:
+        return NONE
+
+
+def _devices_section(history: RunHistory) -> str:
+    names = device_names(history.devices)
+    rows = [
+        [
+            f"<b>{html.escape(names[device.device])}</b>",
+            device.link,
+            _whereabouts(device, history.now_s),
+            f"{device.contributions:,}",
+            size_text(device.bytes_up),
+            size_text(device.bytes_down),
+            epsilon_text(device.epsilon),
+            _safe(device.note, 160),
+        ]
+        for device in interesting(history.devices, MOST_ROWS)
+    ]
+    headings = ("device", "link", "state", "rounds", "sent", "received", "epsilon", "last reason for declining")
+    return _section("Devices", _long_table(headings, rows, len(history.devices), words=(0, 1, 2, 7)))
+
+
+def _whereabouts(device: DeviceRecord, now_s: float) -> str:
+    if device.state == "connected":
+        return '<span class="on">connected</span>'
+    return "away" if device.last_seen_s is None else f"away, seen {duration_text(now_s - device.last_seen_s)} ago"
+
+
+def _rounds_section(history: RunHistory) -> str:
+    rows = [
+        [
+            str(record.number),
+            record.outcome if record.outcome == "committed" else f'<span class="off">{record.outcome}</span>',
+            percent_text(record.accuracy),
+            number_text(record.loss),
+            number_text(record.update_l2),
+            f"{record.accepted:,} of {record.cohort:,}",
+            f"{record.declined:,}",
+            duration_text(record.closed_at_s - record.opened_at_s),
+        ]
+        for record in history.rounds[: -MOST_ROWS - 1 : -1]
+    ]
+    headings = ("round", "outcome", "accuracy", "loss", "update norm", "answers", "declined", "time")
+    return _section("Rounds", _long_table(headings, rows, len(history.rounds), words=(0, 1)))

@@ -54,7 +54,9 @@ async def serve_line(server: Server, address: str) -> None:
         pool.shutdown(wait=False)
 
 
-async def _converse(server: Server, connection: Connection, port: LinkPort, blocking: Callable[..., asyncio.Future]) -> None:
+async def _converse(
+    server: Server, connection: Connection, port: LinkPort, blocking: Callable[..., asyncio.Future]
+) -> None:
     channel = connection.channel
     while not channel.closed:
         data = await blocking(port.read, STREAM, None)

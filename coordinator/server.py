@@ -29,6 +29,7 @@ _QUIET_S = 600.0
 _LONGEST_HOLD_S = 60.0
 _MAX_CONNECTIONS = 20_000
 _MAX_STRANGERS = 256
+_SHOW_S = 0.2
 
 
 @dataclass
@@ -50,7 +51,9 @@ class _Question:
 
 
 class Server:
-    """Serves one task. ``make_service`` reads the state back from the store, at the start and after a failed transaction."""
+    """Serves one task. ``make_service`` reads the state back from the store, at the start and after a failed transaction; ``show``
+    is called a few times a second while things happen.
+    """
 
     def __init__(
         self,
@@ -58,11 +61,12 @@ class Server:
         make_service: Callable[[float], Service],
         context: ssl.SSLContext,
         *,
-        on_change: Callable[[Service, float], None] = lambda service, now_s: None,
+        show: Callable[[Service], None] = lambda service: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._make_service, self._context = store, make_service, context
-        self._on_change, self._clock = on_change, clock
+        self._show, self._clock = show, clock
+        self._news = False
         self.service = make_service(clock())
         self._questions: list[_Question] = []
         self._work = asyncio.Event()
@@ -85,6 +89,7 @@ class Server:
         self.address = listener.sockets[0].getsockname()[:2]
         log.info("listening on %s:%s", *self.address)
         lines = [asyncio.create_task(self._serve_line(port)) for port in serial_ports]
+        lines.append(asyncio.create_task(self._show_news()))
         try:
             await self._write_until_finished()
             writer = asyncio.create_task(self._write_forever())
@@ -258,8 +263,14 @@ class Server:
         for question, reply in zip(questions, replies, strict=True):
             if not question.answer.done():
                 question.answer.set_result(reply)
-        if self.service.version != version or questions:
-            self._on_change(self.service, now_s)
+        self._news |= bool(questions) or self.service.version != version
+
+    async def _show_news(self) -> None:
+        while True:
+            if self._news:
+                self._news = False
+                self._show(self.service)
+            await asyncio.sleep(_SHOW_S)
 
     async def _notify(self) -> None:
         async with self._changed:

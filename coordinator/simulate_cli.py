@@ -56,13 +56,19 @@ def _parser() -> argparse.ArgumentParser:
         "logistic regression with 610 parameters under central Laplace noise.",
     )
     parser.add_argument("task", nargs="?", type=Path, help="a task file")
-    parser.add_argument("--data", metavar="FILE", help="a CSV or NPZ file to share out among the devices (with a task file)")
+    parser.add_argument(
+        "--data", metavar="FILE", help="a CSV or NPZ file to share out among the devices (with a task file)"
+    )
     parser.add_argument("--evaluate", metavar="FILE", help="a CSV or NPZ file that scores every model")
-    parser.add_argument("--alpha", type=float, default=0.5, help="Dirichlet concentration of the classes per device (%(default)s)")
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="Dirichlet concentration of the classes per device (%(default)s)"
+    )
     parser.add_argument("--devices", type=int, default=1000, help="how many devices (%(default)s)")
     parser.add_argument("--rounds", type=int, help="instead of the task's rounds")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same bytes (%(default)s)")
-    parser.add_argument("--place", choices=("none", "local", "central"), default="central", help="noise of the built-in task")
+    parser.add_argument(
+        "--place", choices=("none", "local", "central"), default="central", help="noise of the built-in task"
+    )
     parser.add_argument("--epsilon", type=float, default=1.0, help="per round, of the built-in task (%(default)s)")
     parser.add_argument("-o", "--output", type=Path, help="a folder for the report and the model")
     return parser
@@ -84,9 +90,7 @@ def _default_task(arguments: argparse.Namespace) -> Task:
     )
 
 
-def _from_file(
-    task: Task, arguments: argparse.Namespace, rng: np.random.Generator
-) -> tuple[list[Table], Table | None]:
+def _from_file(task: Task, arguments: argparse.Namespace, rng: np.random.Generator) -> tuple[list[Table], Table | None]:
     if not arguments.data:
         raise LocalError("a task file needs --data FILE to share out among the devices")
     table = open_source(arguments.data).read(task.inputs)
@@ -101,7 +105,9 @@ def _from_file(
 
 
 def _say(history: RunHistory, digest: str, took_s: float) -> None:
-    print(f"{len(history.devices)} devices, {history.committed} rounds, {history.now_s:.1f} virtual s in {took_s:.1f} s")
+    print(
+        f"{len(history.devices)} devices, {history.committed} rounds, {history.now_s:.1f} virtual s in {took_s:.1f} s"
+    )
     print(f"digest {digest}")
 
 

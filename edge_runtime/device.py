@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime import __version__, model
-from edge_runtime.errors import LocalError, RemoteError
+from edge_runtime.errors import FedgeError, LocalError, RemoteError
 from edge_runtime.features import Examples, examples
 from edge_runtime.ledger import BudgetSpent, Ledger
 from edge_runtime.messages import (
@@ -184,21 +184,21 @@ class Device:
 
     def _work(self, offer: Offer, now_s: float) -> None:
         """Train, protect, charge; or decline with the reason."""
-        decline = self._objection(offer)
-        if decline is None:
-            try:
-                self._release(offer, now_s)
-            except BudgetSpent as spent:
-                decline = Decline(offer.task_id, offer.round, "budget_spent", str(spent))
-            except LocalError as fault:
-                decline = Decline(offer.task_id, offer.round, "data", str(fault)[:400])
-            except RemoteError as fault:
-                decline = Decline(offer.task_id, offer.round, "task", str(fault)[:400])
-        if decline is not None:
-            self._declining = decline
-            self._step(Event.DECLINED)
-        else:
-            self._step(Event.PREPARED)
+        self._declining = self._objection(offer) or self._try_release(offer, now_s)
+        self._step(Event.PREPARED if self._declining is None else Event.DECLINED)
+
+    def _try_release(self, offer: Offer, now_s: float) -> Decline | None:
+        try:
+            data = self._data(offer)
+        except FedgeError as fault:  # a file of the owner's, or a sensor that is silent just now
+            return Decline(offer.task_id, offer.round, "data", str(fault)[:400])
+        try:
+            self._release(offer, data, now_s)
+        except BudgetSpent as spent:
+            return Decline(offer.task_id, offer.round, "budget_spent", str(spent)[:400])
+        except (LocalError, RemoteError) as fault:
+            return Decline(offer.task_id, offer.round, "task", str(fault)[:400])
+        return None
 
     def _objection(self, offer: Offer) -> Decline | None:
         want = offer.task.model.parameter_count
@@ -213,9 +213,8 @@ class Device:
             return Decline(offer.task_id, offer.round, "policy", "this device has contributed to the round already")
         return None
 
-    def _release(self, offer: Offer, now_s: float) -> None:
+    def _release(self, offer: Offer, data: Examples, now_s: float) -> None:
         task, privacy = offer.task, offer.task.privacy
-        data = self._data(offer)
         params = offer.params.array().astype(np.float32)
         update = model.local_update(task.model, task.training, params, data, self._shuffle)
         event: LaplaceEvent | None = None

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns a task reads, row by row in time: ``values`` (t, c) float32, ``labels`` (t,) int32 classes or float32 targets."""
+    """The columns a task reads, row by row in time: ``values`` (t, c) float32, ``labels`` (t,) int32 classes or float32 targets.
+
+    ``segments`` (t,) int32 changes where rows are missing; a window lies within one. None: the rows are continuous.
+    """
 
     values: NDArray[np.float32]
     labels: NDArray[Any]
+    segments: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,25 @@ def examples(table: Table, spec: InputSpec) -> Examples:
         values /= np.asarray(spec.scale, np.float32)
     labels = table.labels
     if spec.window is not None:
-        values, labels = _windows(values, labels, spec)
+        values, labels = _windows(values, labels, table.segments, spec)
     if len(labels) == 0:
         raise LocalError("the data gives no complete example yet: it is shorter than one window of a single label")
     y = labels.astype(np.int32) if spec.classes else labels.astype(np.float32).reshape(-1, 1)
     return Examples(np.ascontiguousarray(values), np.ascontiguousarray(y))
 
 
-def _windows(values: NDArray[np.float32], labels: NDArray[Any], spec: InputSpec) -> tuple[NDArray[Any], NDArray[Any]]:
+def _windows(
+    values: NDArray[np.float32], labels: NDArray[Any], segments: NDArray[np.int32] | None, spec: InputSpec
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """(n, statistics * columns): all columns of the first statistic, then of the second. A window takes its only label."""
     window = spec.window
     assert window is not None
     if len(labels) < window.length:
         return np.empty((0, spec.features), np.float32), labels[:0]
-    changes = np.concatenate([[0], np.cumsum(labels[1:] != labels[:-1])])
+    breaks = labels[1:] != labels[:-1]
+    if segments is not None:
+        breaks |= segments[1:] != segments[:-1]
+    changes = np.concatenate([[0], np.cumsum(breaks)])
     starts = np.arange(0, len(labels) - window.length + 1, window.step)
     starts = starts[changes[starts] == changes[starts + window.length - 1]]
     cut = np.lib.stride_tricks.sliding_window_view(values, window.length, axis=0)[starts]  # (n, c, length)

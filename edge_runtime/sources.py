@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_runtime.errors import LocalError
 from edge_runtime.features import Table, label_reader
+from edge_runtime.transports import serial_address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,8 @@ def open_source(address: str) -> Source:
     if address.startswith("sensor:"):
         from edge_runtime.live import SensorSource
 
-        return SensorSource(address.removeprefix("sensor:"))
+        port, baud = serial_address(address.removeprefix("sensor:"))
+        return SensorSource(port, baud=baud)
     path = Path(address)
     kinds: dict[str, type[CsvSource] | type[NpzSource]] = {".csv": CsvSource, ".npz": NpzSource}
     if path.suffix.lower() not in kinds:

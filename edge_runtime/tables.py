@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import types
 import typing
@@ -158,3 +159,23 @@ def _scalar(kind: type) -> _Reader:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def to_toml(value: object) -> str:
+    """A dataclass as TOML text that :func:`from_mapping` reads back."""
+    table = to_mapping(value)
+    plain = [f"{key} = {_toml_value(member)}" for key, member in table.items() if not isinstance(member, dict)]
+    parts = ["\n".join(plain)] if plain else []
+    for key, member in table.items():
+        if isinstance(member, dict):
+            lines = [f"{name} = {_toml_value(inner)}" for name, inner in member.items()]
+            parts.append("\n".join([f"[{key}]", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(member)}" for key, member in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)

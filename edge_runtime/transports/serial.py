@@ -34,7 +34,9 @@ class SerialPipe:
     def write(self, data: bytes, timeout_s: float) -> None:
         written = self._port.write(STREAM, data, timeout_s)
         if written < len(data):
-            raise RemoteError(f"the line took {written} of {len(data)} bytes within {timeout_s:.0f} s: is it unplugged?")
+            raise RemoteError(
+                f"the line took {written} of {len(data)} bytes within {timeout_s:.0f} s: is it unplugged?"
+            )
 
     def close(self) -> None:
         self._port.flush(_GOODBYE_S)

@@ -1,0 +1,118 @@
+"""A live sensor as a device's data: a thread collects what the board sends, bounded; nothing is written to disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.errors import DeviceFault, FedgeError, LocalError
+from edge_runtime.features import Table
+from firmware_bridge.line import LinkPort
+from firmware_bridge.sensor import Batch, SensorReader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge_runtime.task import InputSpec
+
+log = logging.getLogger("fedge.device")
+
+_KEPT_ROWS = 1 << 18  # an hour and a half at 50 Hz; with seven channels 7 MB
+_DESCRIPTION_S = 20.0
+_RETRY_S = 1.0
+
+
+class SensorSource:
+    """Reads the sensor on ``port`` (at ``baud``) until closed; the newest rows are kept.
+
+    The label is a channel of the sensor like any other, with the class's position as its value: a button, a mode switch, an
+    annotation. A board that restarts or is unplugged is waited for; the gap it leaves is in no window.
+    """
+
+    def __init__(self, port: str, *, baud: int = 115_200, kept_rows: int = _KEPT_ROWS) -> None:
+        self._kept_rows = kept_rows
+        self._lock = threading.Condition()
+        self._names: tuple[str, ...] | None = None
+        self._batches: deque[tuple[int, NDArray[np.float32]]] = deque()  # segment and values (n, c)
+        self._rows = 0
+        self._segment = 0
+        self._last_fault: Exception | None = None
+        self._table: tuple[InputSpec, int, Table] | None = None
+        self._received = 0
+        self._port = LinkPort(port, baud=baud, identity=b"fedge-host", wait_for_port=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._collect, name=f"sensor {port}", daemon=True)
+        self._thread.start()
+
+    def read(self, spec: InputSpec) -> Table:
+        """What has arrived so far. Raises LocalError when the sensor lacks a column, DeviceFault when it has not answered yet."""
+        with self._lock:
+            if not self._lock.wait_for(lambda: self._names is not None, _DESCRIPTION_S):
+                raise DeviceFault(f"the sensor on {self._port.url} is silent: {self._last_fault or 'no answer yet'}")
+            assert self._names is not None
+            if self._table is not None and self._table[:2] == (spec, self._received):
+                return self._table[2]
+            names, batches, received = self._names, list(self._batches), self._received
+        columns = [_position(name, names, self._port.url) for name in (*spec.columns, spec.label)]
+        values = np.concatenate([batch for _, batch in batches]) if batches else np.empty((0, len(names)), np.float32)
+        segments = np.repeat([segment for segment, _ in batches], [len(batch) for _, batch in batches]).astype(np.int32)
+        table = Table(values[:, columns[:-1]], _labels(values[:, columns[-1]], spec), segments)
+        self._table = (spec, received, table)
+        return table
+
+    def close(self) -> None:
+        self._closing.set()
+        self._port.close()
+        self._thread.join()
+
+    def _collect(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._follow(SensorReader(self._port))
+                return  # the board said END
+            except FedgeError as fault:
+                if self._closing.is_set():
+                    return
+                self._last_fault = fault
+                log.info("the sensor: %s; asking it again", fault)
+                self._closing.wait(_RETRY_S)
+
+    def _follow(self, reader: SensorReader) -> None:
+        description = reader.describe()
+        reader.start()
+        with self._lock:
+            self._names = tuple(channel.name for channel in description.channels)
+            self._segment += 1
+            self._lock.notify_all()
+        for batch in reader.batches():
+            self._keep(batch)
+
+    def _keep(self, batch: Batch) -> None:
+        with self._lock:
+            if batch.missed:
+                self._segment += 1
+            self._batches.append((self._segment, batch.values.astype(np.float32)))
+            self._rows += len(batch.values)
+            self._received += len(batch.values)
+            while self._rows - len(self._batches[0][1]) >= self._kept_rows:
+                self._rows -= len(self._batches.popleft()[1])
+
+
+def _position(name: str, names: tuple[str, ...], url: str) -> int:
+    try:
+        return names.index(name)
+    except ValueError:
+        raise LocalError(f'the sensor on {url} has no channel "{name}"; it has: {", ".join(names)}') from None
+
+
+def _labels(values: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
+    if not spec.classes:
+        return values
+    codes = np.rint(values).astype(np.int32)
+    if codes.size and not (codes.min() >= 0 and codes.max() < len(spec.classes)):
+        raise LocalError(f'the sensor\'s channel "{spec.label}" has values outside the {len(spec.classes)} classes')
+    return codes
