@@ -33,7 +33,8 @@ def weighted_mean(updates: Iterable[tuple[NDArray[np.float32], int]], size: int)
 def private_mean(
     contributions: Iterable[NDArray[np.int32]], size: int, privacy: PrivacySpec, rng: NoiseSource
 ) -> NDArray[np.float32]:
-    """The mean of integer contributions (P,), exactly summed; under central noise the sum is noised before it is divided.
+    """The mean of integer contributions (P,), exactly summed; under central noise the sum is noised before it is
+    divided.
 
     Unweighted: a weight by the number of examples would both leak it and multiply the sensitivity.
     """

@@ -1,6 +1,7 @@
 """The fleet's certificate authority and its one-time invitations.
 
-Keys are Ed25519, made here, never shown. A device's id is the hash of its public key: not its address, not its serial port.
+Keys are Ed25519, made here, never shown. A device's id is the hash of its public key: not its address, not its serial
+port.
 """
 
 from __future__ import annotations

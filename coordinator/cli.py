@@ -230,7 +230,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _settle_task(store: Store, home: Path, path: Path | None) -> Task:
-    """The unfinished task of the store, or a new one from the file. Raises LocalError when both are there and differ."""
+    """The unfinished task of the store, or a new one from the file. Raises LocalError when both are there and
+    differ.
+    """
     from coordinator.service import start_task
     from edge_runtime.model import initial_params
     from edge_runtime.task import load_task

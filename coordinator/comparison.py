@@ -25,8 +25,8 @@ def compare(
 ) -> list[Comparison]:
     """The federated model beside the same federation without noise, every device alone, and all data in one place.
 
-    Every way trains as long: ``rounds`` times ``epochs`` passes over its data, from the same start. Only a demonstration can
-    do this: it has everybody's data.
+    Every way trains as long: ``rounds`` times ``epochs`` passes over its data, from the same start. Only a
+    demonstration can do this: it has everybody's data.
     """
     scored = examples(test, task.inputs)
     run = model.score(task.model, params, scored)

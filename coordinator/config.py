@@ -18,7 +18,9 @@ Address = Annotated[str, Range(1, 200)]
 
 @dataclass(frozen=True)
 class Config:
-    """``listen``: where the server binds. ``advertise``: what join codes say. ``serial``: lines it serves, ``PORT[@BAUD]``."""
+    """``listen``: where the server binds. ``advertise``: what join codes say. ``serial``: lines it serves,
+    ``PORT[@BAUD]``.
+    """
 
     listen: Address
     advertise: Address

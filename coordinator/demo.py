@@ -1,7 +1,9 @@
-"""``fedge demo``: a coordinator, twenty devices, two serial lines and a live sensor on this machine, on real recordings.
+"""``fedge demo``: a whole fleet on this machine, learning from real recordings.
 
-Every part is a process of its own, started with the command a user would type; this module only lays out files, starts them, and
-compares at the end.
+A coordinator, twenty devices, two serial lines and a live sensor.
+
+Every part is a process of its own, started with the command a user would type; this module only lays out files,
+starts them, and compares at the end.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--noise",
         choices=("central", "local", "none"),
         default="central",
-        help="who adds the Laplace noise: the coordinator to the sum, every device to its own update, nobody (%(default)s)",
+        help="who adds the Laplace noise: the coordinator to the sum, each device to its update, nobody (%(default)s)",
     )
     parser.add_argument("--epsilon", type=float, default=8.0, help="what each device spends in all (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
@@ -123,7 +125,9 @@ class _Processes:
                 process.wait()
 
     def start(self, name: str, *arguments: str, show: bool = False, read: bool = False) -> subprocess.Popen[str]:
-        """``fedge ARGUMENTS``; its output into the terminal (``show``), into a pipe to read (``read``), else into logs/NAME.log."""
+        """``fedge ARGUMENTS``; its output into the terminal (``show``), into a pipe to read (``read``), else
+        into logs/NAME.log.
+        """
         with (self._logs / f"{name}.log").open("w") as log:
             output = None if show else subprocess.PIPE if read else log
             process = subprocess.Popen(
@@ -196,7 +200,9 @@ def _open_lines(processes: _Processes, count: int) -> list[tuple[str, str]]:
 def _join_all(
     processes: _Processes, fleet: Fleet, folder: Path, codes: list[str], far_ends: list[str]
 ) -> list[tuple[str, Path]]:
-    """Enrol every member, all at once; names and homes, the live sensor's first so that it has data when the others come."""
+    """Enrol every member, all at once; names and homes, the live sensor's first so that it has data when the
+    others come.
+    """
     joining, homes, lines = [], [], iter(far_ends)
     for member, code in zip(fleet.members, codes, strict=True):
         home = make_directory(folder / "devices" / member.name)
@@ -253,7 +259,8 @@ def _introduce(console: Console, fleet: Fleet, folder: Path) -> None:
     serial = sum(member.link == "serial" for member in fleet.members)
     live = sum(member.live for member in fleet.members)
     console.print(
-        f"  {len(fleet.members) - serial} over TCP with mutual TLS, {serial} over serial lines (115200 baud, 1 byte in 10,000 hit), "
+        f"  {len(fleet.members) - serial} over TCP with mutual TLS, {serial} over serial lines "
+        "(115200 baud, 1 byte in 10,000 hit), "
         f"{live} with a live sensor behind another such line; everything in {folder}/",
         highlight=False,
     )
@@ -277,7 +284,7 @@ def _conclude(console: Console, fleet: Fleet, folder: Path, took_s: float) -> in
         highlight=False,
     )
     console.print(f"report: {report}", style="bold", highlight=False)
-    first = sorted((folder / "devices").iterdir())[0]
+    first = min((folder / "devices").iterdir())
     console.print(f"look around: fedge device ledger --home {first}", style="dim", highlight=False)
     return 0 if history.committed == fleet.task.rounds else 1
 

@@ -1,8 +1,9 @@
 """The demonstration's data: 20 watches, worn on both arms by ten people doing physiotherapy exercises for the shoulder.
 
-81 minutes of real six-axis recordings at 50 Hz (Burns et al., "Shoulder physiotherapy exercise recognition", Physiological
-Measurement 39, 2018), which the ``seglearn`` wheel carries (BSD-3). Only the file is used: the package and its dependencies are
-never imported. Each watch knows four of the seven exercises, as a patient is prescribed some of them.
+81 minutes of real six-axis recordings at 50 Hz (Burns et al., "Shoulder physiotherapy exercise recognition",
+Physiological Measurement 39, 2018), which the ``seglearn`` wheel carries (BSD-3). Only the file is used: the package
+and its dependencies are never imported. Each watch knows four of the seven exercises, as a patient is prescribed some
+of them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _TRAIN_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Watch:
-    """One watch: ``values`` (t, 6) float32 in g and rad/s, ``labels`` (t,) int32 families; and the later part kept for the test."""
+    """One watch: ``values`` (t, 6) float32 in g and rad/s, ``labels`` (t,) int32 families; and the later part
+    kept for the test.
+    """
 
     name: str
     train: Table
@@ -54,7 +57,9 @@ class Watch:
 
 
 def fleet(*, rounds: int, epsilon: float, place: Place, hidden: int = 0, serial_devices: int = 2) -> Fleet:
-    """Twenty watches; the first ``serial_devices`` reach the coordinator over a serial line, the next one is a live sensor."""
+    """Twenty watches; the first ``serial_devices`` reach the coordinator over a serial line, the next one is a
+    live sensor.
+    """
     found = watches()
     members = tuple(
         Member(
@@ -67,9 +72,10 @@ def fleet(*, rounds: int, epsilon: float, place: Place, hidden: int = 0, serial_
     )
     minutes = sum(len(watch.train.labels) for watch in found) / RATE_HZ / 60
     story = (
-        f"{len(found)} watches on the arms of ten people doing physiotherapy for the shoulder: {minutes:.0f} minutes of real",
-        "six-axis recordings at 50 Hz. Each watch knows four of seven exercises; together they learn to tell three families",
-        "of movement apart, and no recording leaves its watch. The test is the later part of everybody's exercises.",
+        f"{len(found)} watches on the arms of ten people at shoulder physiotherapy: {minutes:.0f} minutes of real",
+        "six-axis recordings at 50 Hz. Each watch knows four of seven exercises; together they learn to tell three",
+        "families of movement apart, and no recording leaves its watch. The test is the later part of",
+        "everybody's exercises.",
     )
     return Fleet(
         task(rounds=rounds, epsilon=epsilon, place=place, devices=len(found), hidden=hidden),
@@ -83,9 +89,9 @@ def fleet(*, rounds: int, epsilon: float, place: Place, hidden: int = 0, serial_
 def task(*, rounds: int, epsilon: float, place: Place, devices: int, hidden: int = 0) -> Task:
     """Which family of movement a 3-second window shows: 12 features, 3 classes; ``epsilon`` is shared by the rounds.
 
-    Without a hidden layer the model has 39 parameters. The noise of the Laplace mechanism grows with sqrt(2d) against an update
-    of fixed L1 norm: at twenty devices and epsilon 8, 39 parameters come within three points of no noise, and 259 (a hidden
-    layer of 16) lose twenty.
+    Without a hidden layer the model has 39 parameters. The noise of the Laplace mechanism grows with sqrt(2d) against
+    an update of fixed L1 norm: at twenty devices and epsilon 8, 39 parameters come within three points of no noise,
+    and 259 (a hidden layer of 16) lose twenty.
     """
     window = WindowSpec(length=3 * RATE_HZ, step=3 * RATE_HZ // 2, statistics=("mean", "std"))
     inputs = InputSpec(CHANNELS, "family", FAMILIES, scale=(1.0, 1.0, 1.0, 3.0, 3.0, 3.0), window=window)
@@ -115,7 +121,9 @@ def recordings() -> Path:
 
 
 def watches(seed: int = 7) -> list[Watch]:
-    """Twenty watches: each trains on the first 70 % of four recordings; the last 30 % of all seven are kept for the test."""
+    """Twenty watches: each trains on the first 70 % of four recordings; the last 30 % of all seven are kept for
+    the test.
+    """
     # A pickle, from an installed package that could run code on import anyway.
     data = np.load(recordings(), allow_pickle=True).item()
     rng = np.random.default_rng(seed)

@@ -10,7 +10,9 @@ from edge_runtime.task import Task
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """A round that was committed (or given up: ``outcome``). Times are seconds since the epoch; bytes are those on the wire."""
+    """A round that was committed (or given up: ``outcome``). Times are seconds since the epoch; bytes are those
+    on the wire.
+    """
 
     number: int
     outcome: Literal["committed", "abandoned"]
@@ -26,7 +28,9 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One enrolled device. ``epsilon`` composes the device's own contributions so far, None where a task had no mechanism."""
+    """One enrolled device. ``epsilon`` composes the device's own contributions so far, None where a task had no
+    mechanism.
+    """
 
     device: str
     name: str

@@ -33,8 +33,8 @@ def fleet(
 ) -> Fleet:
     """A fleet over the file's rows: by ``device_column``, or by Dirichlet(0.5) over the classes.
 
-    Columns that are not numbers are left out, rows with gaps dropped, and the story says so. Raises LocalError when the file cannot
-    be used.
+    Columns that are not numbers are left out, rows with gaps dropped, and the story says so. Raises LocalError when
+    the file cannot be used.
     """
     columns = _read(path)
     label = label or list(columns)[-1]
@@ -84,7 +84,8 @@ def fleet(
         hidden=hidden,
     )
     story = [
-        f"{len(targets)} rows of {path.name}: {len(numeric)} columns, {len(classes) or 'no'} classes, {len(parts)} devices."
+        f"{len(targets)} rows of {path.name}: {len(numeric)} columns, {len(classes) or 'no'} classes, "
+        f"{len(parts)} devices."
     ]
     story.append(
         "Columns are scaled by the mean and deviation of the whole file, which in the field would be public constants."

@@ -1,4 +1,6 @@
-"""Data for many devices out of one table, for simulations and demonstrations: nobody's field data comes through here."""
+"""Data for many devices out of one table, for simulations and demonstrations: nobody's field data comes through
+here.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ def dirichlet(
 ) -> list[NDArray[np.intp]]:
     """Row indices of each device: the shares of every class are drawn from Dirichlet(alpha) (Hsu et al. 2019).
 
-    Small ``alpha`` gives each device few classes. A device left without a row takes one from the richest. Raises LocalError
-    when there are fewer rows than devices.
+    Small ``alpha`` gives each device few classes. A device left without a row takes one from the richest. Raises
+    LocalError when there are fewer rows than devices.
     """
     if len(labels) < devices:
         raise LocalError(f"{len(labels)} rows cannot be shared among {devices} devices")
@@ -63,9 +65,10 @@ def synthetic(
 ) -> tuple[list[Table], Table]:
     """Logistic data with spread: one table a device, and one of everybody's test rows.
 
-    After Synthetic(alpha, beta) of FedProx (Li et al. 2020, section 5.1), whose devices share nothing but a distribution; here all
-    deviate by ``alpha`` from one common model, so that thousands of them have something to learn together. ``beta`` spreads
-    their inputs (both are standard deviations). Sizes are lognormal(4, 2) + 50, at most 1000.
+    After Synthetic(alpha, beta) of FedProx (Li et al. 2020, section 5.1), whose devices share nothing but a
+    distribution; here all deviate by ``alpha`` from one common model, so that thousands of them have something to
+    learn together. ``beta`` spreads their inputs (both are standard deviations). Sizes are lognormal(4, 2) + 50, at
+    most 1000.
     """
     deviation = np.arange(1, SYNTHETIC_INPUTS + 1) ** -0.6  # Sigma_jj = j^-1.2
     common = rng.normal(0, 1, (SYNTHETIC_INPUTS, SYNTHETIC_CLASSES))

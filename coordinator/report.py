@@ -37,11 +37,7 @@ MOST_ROWS = 2000
 
 
 def write_report(
-    folder: Path,
-    history: RunHistory,
-    comparisons: Sequence[Comparison],
-    *,
-    model_files: Sequence[Path] = (),
+    folder: Path, history: RunHistory, comparisons: Sequence[Comparison], *, model_files: Sequence[Path] = ()
 ) -> Path:
     """Write ``report.html`` into ``folder``, whole or not at all, and return its path.
 
@@ -57,15 +53,9 @@ def write_report(
 def report_html(history: RunHistory, comparisons: Sequence[Comparison], *, model_files: Sequence[Path] = ()) -> str:
     """The page itself."""
     title = _safe(history.task.name, 80)
-    sections = [
-        _comparison_section(comparisons),
-        _learning_section(history),
-        _privacy_section(history),
-        _traffic_section(history),
-        _model_section(history, model_files),
-        _devices_section(history),
-        _rounds_section(history),
-    ]
+    sections = [_comparison_section(comparisons), _learning_section(history), _privacy_section(history)]
+    sections += [_traffic_section(history), _model_section(history, model_files)]
+    sections += [_devices_section(history), _rounds_section(history)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -245,10 +235,8 @@ def _comparison_section(comparisons: Sequence[Comparison]) -> str:
     ]
     headings = ("training", "accuracy", "loss", "epsilon per device", "what to know")
     caption = "All on the same evaluation set. Strong bars keep a privacy guarantee, pale ones give none."
-    return _section(
-        "How it compares",
-        _figure(lambda: plots.comparison_plot(comparisons), caption) + _table(headings, rows, words=(0, 4)),
-    )
+    figure = _figure(lambda: plots.comparison_plot(comparisons), caption)
+    return _section("How it compares", figure + _table(headings, rows, words=(0, 4)))
 
 
 def _learning_section(history: RunHistory) -> str:
@@ -288,16 +276,17 @@ _NORM_CAPTION = "Where the curve runs along the dashes, a round was mostly noise
 def _mechanism(history: RunHistory, figures: NoiseFigures) -> str:
     noise, event = figures.noise, figures.noise.event
     tried = sum(record.accepted > 0 for record in history.rounds)
-    spent = [device.epsilon for device in history.devices if device.epsilon is not None]
-    planned = composed_epsilon([event] * history.task.rounds)
-    so_far = (
-        (
-            f"{epsilon_text(max(spent, default=0.0))} for the device that spent most; {epsilon_text(composed_epsilon([event] * tried))} "
-            f"for one that answered in all {_count(tried, 'round')} so far; "
+    most = max((device.epsilon or 0.0 for device in history.devices), default=0.0)
+    planned, all_tried = (epsilon_text(composed_epsilon([event] * count)) for count in (history.task.rounds, tried))
+    composed = f"{planned} for a device that answers in all {history.task.rounds:,} planned rounds."
+    if tried:
+        composed = (
+            f"{epsilon_text(most)} for the device that spent most; {all_tried} for one that answered in all "
+            f"{_count(tried, 'round')} so far; {composed}"
         )
-        if tried
-        else ""
-    )
+    place = "At the coordinator: one draw covers the sum of a round before anything is done with it."
+    if figures.local:
+        place = "On the device: each covers its own update before it leaves."
     deviation = math.sqrt(2) * 2.0**noise.log2_scale / math.log(2)
     facts = [
         (
@@ -306,12 +295,7 @@ def _mechanism(history: RunHistory, figures: NoiseFigures) -> str:
             f"2<sup>&minus;1/{2**noise.log2_scale}</sup> (standard deviation {deviation:,.0f} steps), drawn exactly; "
             "no floating point near the noise.",
         ),
-        (
-            "place",
-            "On the device: each covers its own update before it leaves."
-            if figures.local
-            else "At the coordinator: one draw covers the sum of a round before anything is done with it.",
-        ),
+        ("place", place),
         ("unit", "One device's whole update in a round, however many examples stand behind it."),
         (
             "neighbours",
@@ -321,11 +305,8 @@ def _mechanism(history: RunHistory, figures: NoiseFigures) -> str:
         ("clip norm", f"{noise.clip_norm:g} in L1; larger updates are scaled down to it."),
         ("sensitivity", f"{noise.levels:,} grid steps in L1, enforced on the integers after rounding."),
         ("epsilon per round", f"{epsilon_text(event.epsilon)} (pure: delta is 0)."),
-        (
-            "epsilon composed",
-            f"{so_far}{epsilon_text(planned)} for a device that answers in all {history.task.rounds:,} planned rounds.",
-        ),
-        ("in words", _odds(max(spent, default=0.0), event.epsilon)),
+        ("epsilon composed", composed),
+        ("in words", _odds(most, event.epsilon)),
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
     return f'<dl class="facts">{rows}</dl>'
@@ -335,11 +316,13 @@ def _odds(most: float, per_round: float) -> str:
     """What epsilon promises, without pretending that a large one promises much."""
     words = (
         "Whatever anyone concludes from one round, a device's update changes the odds of it by at most a factor of "
-        f"{_power(per_round)}; over all rounds of the busiest device, by {_power(most)}."
+        f"{_power(per_round)}"
     )
+    if most > per_round:
+        words += f"; over all rounds of the busiest device, by {_power(most)}"
     if most > 10:
-        words += " So large a factor is a bound on paper: fewer rounds or a smaller epsilon make it one to rely on."
-    return words
+        words += ". So large a factor is a bound on paper: fewer rounds or a smaller epsilon make it one to rely on"
+    return f"{words}."
 
 
 def _power(epsilon: float) -> str:

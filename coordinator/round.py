@@ -1,6 +1,7 @@
 """A round as a state machine without I/O: who is there, who was asked, who has answered, and when to go on.
 
-The table ``TRANSITIONS`` is the whole of it; what is decided here (open, close, give up) is carried out by ``coordinator.service``.
+The table ``TRANSITIONS`` is the whole of it; what is decided here (open, close, give up) is carried out by
+``coordinator.service``.
 """
 
 from __future__ import annotations

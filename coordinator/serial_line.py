@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime import messages
 from edge_runtime.errors import RemoteError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedge.coordinator")
 
 _WRITE_S = 600.0  # an unplugged line is waited for this long
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 async def serve_line(server: Server, address: str) -> None:
@@ -34,8 +32,8 @@ async def serve_line(server: Server, address: str) -> None:
     port = LinkPort(name, baud=baud, identity=b"fedge-coordinator", wait_for_port=True)
     pool = ThreadPoolExecutor(1, thread_name_prefix=f"serve {name}")
 
-    async def blocking(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await loop.run_in_executor(pool, lambda: call(*args, **kwargs))
+    async def blocking(call: Callable[..., Any], *args: Any) -> Any:
+        return await loop.run_in_executor(pool, call, *args)
 
     try:
         while True:
@@ -55,7 +53,7 @@ async def serve_line(server: Server, address: str) -> None:
 
 
 async def _converse(
-    server: Server, connection: Connection, port: LinkPort, blocking: Callable[..., asyncio.Future]
+    server: Server, connection: Connection, port: LinkPort, blocking: Callable[..., Awaitable[Any]]
 ) -> None:
     channel = connection.channel
     while not channel.closed:
@@ -70,12 +68,12 @@ async def _converse(
     raise RemoteError("hung up")
 
 
-async def _write(port: LinkPort, data: bytes, blocking: Callable[..., asyncio.Future]) -> None:
+async def _write(port: LinkPort, data: bytes, blocking: Callable[..., Awaitable[Any]]) -> None:
     if data and await blocking(port.write, STREAM, data, _WRITE_S) < len(data):
         raise RemoteError("the line did not take the answer; the device will ask again")
 
 
-async def _until_reset(port: LinkPort, blocking: Callable[..., asyncio.Future]) -> None:
+async def _until_reset(port: LinkPort, blocking: Callable[..., Awaitable[Any]]) -> None:
     """Drop what is left of a conversation that is over."""
     try:
         while True:

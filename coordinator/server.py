@@ -1,7 +1,8 @@
-"""The thin shell around the service: TCP connections and serial lines in, one queue, one writer, one transaction per batch.
+"""The thin shell around the service: TCP connections and serial lines in, one queue, one writer, one transaction per
+batch.
 
-Whatever arrived while the last transaction was on its way to the disk goes into the next one (group commit), so a thousand
-devices share the price of an fsync.
+Whatever arrived while the last transaction was on its way to the disk goes into the next one (group commit), so a
+thousand devices share the price of an fsync.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class _Question:
 
 
 class Server:
-    """Serves one task. ``make_service`` reads the state back from the store, at the start and after a failed transaction; ``show``
+    """Serves one task. ``make_service`` reads the state back from the store, at the start and after a failed
+    transaction; ``show``
     is called a few times a second while things happen.
     """
 

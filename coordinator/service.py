@@ -1,7 +1,8 @@
 """The coordinator's half of the protocol, without I/O: a request and the time go in, the answer comes out.
 
-The caller wraps every batch of calls in ``store.transaction()`` and sends the answers only after it: what a receipt says is then on
-the disk. After a failed transaction it makes a new Service, which reads everything back from the store.
+The caller wraps every batch of calls in ``store.transaction()`` and sends the answers only after it: what a receipt
+says is then on the disk. After a failed transaction it makes a new Service, which reads everything back from the
+store.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ _INTEGER_TENSORS = ("<i1", "<i2", "<i4")
 
 @dataclass(frozen=True)
 class Peer:
-    """Who is asking, as TLS proved it: ``device`` is None for somebody without a certificate, or with one the store no longer pins."""
+    """Who is asking, as TLS proved it: ``device`` is None for somebody without a certificate, or with one the
+    store no longer pins.
+    """
 
     device: str | None
     name: str = ""
@@ -67,7 +70,9 @@ class Peer:
 
 
 class Service:
-    """One task on one store. ``evaluation`` scores every new model; ``rng`` chooses cohorts; ``noise`` makes central releases."""
+    """One task on one store. ``evaluation`` scores every new model; ``rng`` chooses cohorts; ``noise`` makes
+    central releases.
+    """
 
     def __init__(
         self,
@@ -389,7 +394,9 @@ class Service:
 def start_task(
     store: Store, task: Task, *, params: NDArray[np.float32], now_s: float, task_id: str | None = None
 ) -> str:
-    """Begin ``task`` from ``params`` (P,) and return its id, a fresh one where none is given; the caller holds the transaction."""
+    """Begin ``task`` from ``params`` (P,) and return its id, a fresh one where none is given; the caller holds
+    the transaction.
+    """
     task_id = task_id or "task-" + secrets.token_hex(6)
     store.add_task(task_id, task, params.astype("<f4").tobytes(), now_s)
     return task_id

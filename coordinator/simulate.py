@@ -1,11 +1,14 @@
-"""A fleet in virtual time: the shipped device and coordinator cores, their messages as bytes, a heap instead of a network.
+"""A fleet in virtual time: the shipped device and coordinator cores, their messages as bytes, a heap instead of a
+network.
 
-The same seed gives the same bytes: every generator is derived from it, time is counted, and nothing is shared between runs.
-Noise drawn here is seeded and therefore protects nobody; the mechanisms, the ledger and the accounting are the real ones.
+The same seed gives the same bytes: every generator is derived from it, time is counted, and nothing is shared between
+runs. Noise drawn here is seeded and therefore protects nobody; the mechanisms, the ledger and the accounting are the
+real ones.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import itertools
@@ -93,7 +96,7 @@ class Simulation:
     def run(self) -> Outcome:
         """Run the task to its end."""
         for device in self._devices:
-            self._at(0.0, lambda device=device: self._ask(device))
+            self._at(0.0, functools.partial(self._ask, device))
         while self._heap and self._service.finished_because is None:
             self._now_s, _, action = heapq.heappop(self._heap)
             action()
@@ -146,7 +149,7 @@ class Simulation:
         waiting, self._waiting = self._waiting, []
         for device, request in waiting:
             data = messages.encode(request)
-            self._at(self._now_s, lambda device=device, data=data: self._arrive(device, data))
+            self._at(self._now_s, functools.partial(self._arrive, device, data))
         history = self._service.history(self._now_s)
         if len(history.rounds) > self._seen_committed:
             self._seen_committed = len(history.rounds)

@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fedge simulate",
-        description="Run a task on simulated devices in virtual time. Without a task file: data after FedProx's Synthetic, "
-        "logistic regression with 610 parameters under central Laplace noise.",
+        description="Run a task on simulated devices in virtual time. Without a task file: data after FedProx's "
+        "Synthetic, logistic regression with 610 parameters under central Laplace noise.",
     )
     parser.add_argument("task", nargs="?", type=Path, help="a task file")
     parser.add_argument(

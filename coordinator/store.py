@@ -1,6 +1,8 @@
-"""What the coordinator remembers: devices, invitations, tasks, rounds, contributions. A restarted coordinator goes on from here.
+"""What the coordinator remembers: devices, invitations, tasks, rounds, contributions. A restarted coordinator goes on
+from here.
 
-Callers open transactions (:meth:`Store.transaction`); an answer that promises something is sent only after its transaction.
+Callers open transactions (:meth:`Store.transaction`); an answer that promises something is sent only after its
+transaction.
 """
 
 from __future__ import annotations
@@ -137,7 +139,10 @@ class Store:
 
     def invitation(self, secret_hash: bytes) -> tuple[float, str | None] | None:
         """When it expires and which device has used it; None when there is no such invitation."""
-        return self._one("SELECT expires_at, device FROM invitation WHERE secret_hash = ?", secret_hash)
+        row: tuple[float, str | None] | None = self._one(
+            "SELECT expires_at, device FROM invitation WHERE secret_hash = ?", secret_hash
+        )
+        return row
 
     def use_invitation(self, secret_hash: bytes, device: str) -> None:
         self._run("UPDATE invitation SET device = ? WHERE secret_hash = ?", device, secret_hash)
@@ -172,7 +177,8 @@ class Store:
     def note_traffic(self, device: str, *, link: str, now_s: float, bytes_up: int, bytes_down: int) -> None:
         """Add to what the device has sent and received."""
         self._run(
-            "UPDATE device SET link = ?, last_seen = ?, bytes_up = bytes_up + ?, bytes_down = bytes_down + ? WHERE device = ?",
+            "UPDATE device SET link = ?, last_seen = ?, bytes_up = bytes_up + ?, bytes_down = bytes_down + ? "
+            "WHERE device = ?",
             link,
             now_s,
             bytes_up,
@@ -193,7 +199,8 @@ class Store:
 
     def latest_task(self) -> TaskRow | None:
         row = self._one(
-            "SELECT task_id, spec, started_at, finished_because, model_round, params FROM task ORDER BY started_at DESC LIMIT 1"
+            "SELECT task_id, spec, started_at, finished_because, model_round, params FROM task "
+            "ORDER BY started_at DESC LIMIT 1"
         )
         if row is None:
             return None
@@ -260,7 +267,8 @@ class Store:
         self, task_id: str, number: int, device: str, release_id: str, message: bytes, now_s: float
     ) -> None:
         self._run(
-            "INSERT INTO contribution (task_id, round, device, release_id, received_at, message) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO contribution (task_id, round, device, release_id, received_at, message) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             task_id,
             number,
             device,
@@ -306,7 +314,8 @@ class Store:
 
     def add_decline(self, task_id: str, number: int, device: str, code: str, reason: str, now_s: float) -> None:
         self._run(
-            "INSERT OR IGNORE INTO decline (task_id, round, device, code, reason, received_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO decline (task_id, round, device, code, reason, received_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             task_id,
             number,
             device,

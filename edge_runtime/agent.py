@@ -24,8 +24,8 @@ _MAX_REST_S = 3600.0
 def run(device: Device, home: Home, address: str, *, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> str:
     """Serve the fleet until the task is finished; the coordinator's reason.
 
-    A coordinator that is away, restarts or breaks off is asked again after 0.5 s, doubling to 30 s, with jitter. DeviceFault and
-    LocalError end the run: nothing on the line can mend them.
+    A coordinator that is away, restarts or breaks off is asked again after 0.5 s, doubling to 30 s, with jitter.
+    DeviceFault and LocalError end the run: nothing on the line can mend them.
     """
     retry_s = _FIRST_RETRY_S
     while True:
@@ -49,7 +49,9 @@ def run(device: Device, home: Home, address: str, *, wait_s: float, sleep: Calla
 
 
 def connect(home: Home, address: str) -> Conversation:
-    """A conversation with the coordinator at ``address``, as this device. Raises RemoteError when nobody answers there."""
+    """A conversation with the coordinator at ``address``, as this device. Raises RemoteError when nobody
+    answers there.
+    """
     context = device_context(home)
     pipe = open_pipe(address)
     return Conversation(pipe, Channel(context, server_side=False, max_message_bytes=MAX_MESSAGE_BYTES))

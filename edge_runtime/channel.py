@@ -1,11 +1,12 @@
 """Messages over TLS over any ordered byte stream: no I/O here, so that TCP and a serial line share every line of it.
 
-A message is a 4-byte big-endian length and that many bytes. TLS 1.3 runs through memory buffers (``ssl.MemoryBIO``): the caller
-moves ciphertext, whatever carries it.
+A message is a 4-byte big-endian length and that many bytes. TLS 1.3 runs through memory buffers (``ssl.MemoryBIO``):
+the caller moves ciphertext, whatever carries it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 
 from edge_runtime.errors import RemoteError
@@ -18,9 +19,9 @@ SERVER_NAME = "fedge-coordinator"  # the name in every coordinator's certificate
 class Channel:
     """One end of a secured conversation.
 
-    Feed what arrives to :meth:`receive`, send what :meth:`bytes_to_send` returns after every call. The length of a message is
-    checked against ``max_message_bytes`` (an attribute: the coordinator raises it once the peer has shown a certificate) before
-    room is made for it.
+    Feed what arrives to :meth:`receive`, send what :meth:`bytes_to_send` returns after every call. The length of a
+    message is checked against ``max_message_bytes`` (an attribute: the coordinator raises it once the peer has shown
+    a certificate) before room is made for it.
     """
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, max_message_bytes: int) -> None:
@@ -74,10 +75,8 @@ class Channel:
 
     def close(self) -> None:
         """Queue the TLS goodbye."""
-        try:
+        with contextlib.suppress(ssl.SSLError):  # the peer's goodbye is not waited for
             self._tls.unwrap()
-        except ssl.SSLError:  # the peer's goodbye is not waited for
-            pass
 
     def _advance(self) -> None:
         try:
@@ -118,7 +117,9 @@ class Channel:
 
 
 def server_context(*, certificate: str, key: str, authority: str) -> ssl.SSLContext:
-    """TLS 1.3 for a coordinator: asks for a device certificate of its own authority; a device that joins has none yet."""
+    """TLS 1.3 for a coordinator: asks for a device certificate of its own authority; a device that joins has
+    none yet.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # no resumption: saves half a kilobyte on a serial line

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
-import math
 import signal
 import socket
 import sys
@@ -187,9 +186,7 @@ def _ledger(home: Home, arguments: argparse.Namespace) -> int:
             epsilon = "none" if entry.epsilon is None else f"{entry.epsilon:.4f}"
             print(f"{when:<20}{entry.task_id[:16]:<18}{entry.round:>6}  {entry.place:<8}{epsilon:>9}  {outcome}")
     if not arguments.csv:
-        print(
-            f"spent: epsilon {ledger.spent_epsilon:.4f} of {policy.epsilon_budget:.4g} (pure differential privacy, sums)"
-        )
+        print(f"spent: epsilon {ledger.spent_epsilon:.4f} of {policy.epsilon_budget:.4g} (sequential composition)")
     return 0
 
 
@@ -249,7 +246,7 @@ def _timed_noise() -> str:
     started_s = time.perf_counter()
     _kernels.discrete_laplace(_kernels.SystemRng(), count, 10)
     rate = count / (time.perf_counter() - started_s)
-    return f"native code runs; {rate / 1e6:.{max(0, 1 - math.floor(math.log10(rate / 1e6)))}f} M exact Laplace draws a second"
+    return f"native code runs; {rate / 1e6:.2g} million exact Laplace draws a second"
 
 
 def _reach(home: Home, membership: Membership) -> str | LocalError:

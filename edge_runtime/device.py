@@ -1,7 +1,7 @@
 """The device's half of the protocol, without I/O: replies and the time go in, requests come out.
 
-The agent runs it against a coordinator, the simulator against thousands of others on a virtual clock. Its states are the table
-``TRANSITIONS``; docs/protocol.md is drawn from it.
+The agent runs it against a coordinator, the simulator against thousands of others on a virtual clock. Its states are
+the table ``TRANSITIONS``; docs/protocol.md is drawn from it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class IllegalTransition(RemoteError):
 
 
 class Device:
-    """One device. ``noise`` makes releases and must be the system generator outside of simulations; ``shuffle`` only orders
+    """One device. ``noise`` makes releases and must be the system generator outside of simulations; ``shuffle`` only
+    orders
     examples. ``wait_s`` is how long the coordinator may hold an answer.
     """
 
@@ -136,8 +137,8 @@ class Device:
     def receive(self, reply: Reply, now_s: float) -> None:
         """Take the answer to the last request. An offer is worked on within this call.
 
-        Raises RemoteError when the coordinator breaks the protocol or refuses this device; DeviceFault when the ledger cannot be
-        written, in which case nothing was released.
+        Raises RemoteError when the coordinator breaks the protocol or refuses this device; DeviceFault when the
+        ledger cannot be written, in which case nothing was released.
         """
         match reply:
             case Welcome():

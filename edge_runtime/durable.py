@@ -14,7 +14,8 @@ from edge_runtime.errors import DeviceFault, LocalError
 def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``data`` so that a crash leaves the old file or the new one, never a part.
 
-    Write, fsync, rename, fsync of the directory. Raises DeviceFault when the disk does not take it; ``path`` is then as it was.
+    Write, fsync, rename, fsync of the directory. Raises DeviceFault when the disk does not take it; ``path`` is then
+    as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -49,9 +50,9 @@ def make_directory(path: Path) -> Path:
 def open_database(path: Path | str, schema: str, *, version: int) -> sqlite3.Connection:
     """Open an SQLite database of ``schema`` version ``version``; ":memory:" for simulations.
 
-    WAL with ``synchronous=FULL``: NORMAL lost committed rows at a simulated power cut, FULL lost none. Transactions are the
-    caller's (autocommit otherwise). Raises DeviceFault when the file is damaged or the disk is at fault, LocalError when a newer
-    fedge wrote it.
+    WAL with ``synchronous=FULL``: NORMAL lost committed rows at a simulated power cut, FULL lost none. Transactions
+    are the caller's (autocommit otherwise). Raises DeviceFault when the file is damaged or the disk is at fault,
+    LocalError when a newer fedge wrote it.
     """
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)

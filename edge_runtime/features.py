@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns a task reads, row by row in time: ``values`` (t, c) float32, ``labels`` (t,) int32 classes or float32 targets.
+    """The columns a task reads, row by row in time: ``values`` (t, c) float32, ``labels`` (t,) int32 classes or
+    float32 targets.
 
     ``segments`` (t,) int32 changes where rows are missing; a window lies within one. None: the rows are continuous.
     """
@@ -45,7 +46,9 @@ _STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
 
 
 def examples(table: Table, spec: InputSpec) -> Examples:
-    """Scale the columns, cut windows where the task asks for them. Raises LocalError when nothing is left to train on."""
+    """Scale the columns, cut windows where the task asks for them. Raises LocalError when nothing is left to
+    train on.
+    """
     values = table.values.astype(np.float32)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -66,7 +69,9 @@ def examples(table: Table, spec: InputSpec) -> Examples:
 def _windows(
     values: NDArray[np.float32], labels: NDArray[Any], segments: NDArray[np.int32] | None, spec: InputSpec
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(n, statistics * columns): all columns of the first statistic, then of the second. A window takes its only label."""
+    """(n, statistics * columns): all columns of the first statistic, then of the second. A window takes its
+    only label.
+    """
     window = spec.window
     assert window is not None
     if len(labels) < window.length:

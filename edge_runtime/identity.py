@@ -1,4 +1,6 @@
-"""Who this device is: an Ed25519 key made here and never shown, a certificate for it, and the one authority it trusts."""
+"""Who this device is: an Ed25519 key made here and never shown, a certificate for it, and the one authority it
+trusts.
+"""
 
 from __future__ import annotations
 
@@ -88,10 +90,10 @@ def device_context(home: Home) -> ssl.SSLContext:
 def join(home: Home, code: JoinCode, *, name: str, address: str | None = None, data: str = "") -> Membership:
     """Enrol this device with the coordinator that wrote ``code``.
 
-    Two connections: the first fetches the authority's certificate and checks it against the code's hash, the second trusts only
-    that authority and shows the one-time secret to nobody else. May be repeated after a crash at any point: the key stays,
-    and the coordinator answers the same key with the same identity. Raises RemoteError when the coordinator refuses or is not the one the code
-    names; LocalError when the device belongs to a fleet already.
+    Two connections: the first fetches the authority's certificate and checks it against the code's hash, the second
+    trusts only that authority and shows the one-time secret to nobody else. May be repeated after a crash at any
+    point: the key stays, and the coordinator answers the same key with the same identity. Raises RemoteError when the
+    coordinator refuses or is not the one the code names; LocalError when the device belongs to a fleet already.
     """
     if home.membership.exists():
         raise LocalError(f"{home.path} belongs to a fleet already; choose another --home to join a second one")

@@ -1,4 +1,6 @@
-"""The join code: where the coordinator is, a one-time secret, and the hash of the authority that the device will trust."""
+"""The join code: where the coordinator is, a one-time secret, and the hash of the authority that the device
+will trust.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The device's privacy ledger: charged, durably, before a release leaves; the release itself is kept until it is acknowledged.
+"""The device's privacy ledger: charged, durably, before a release leaves; the release itself is kept until it is
+acknowledged.
 
-Charge and release are one transaction. A crash therefore leaves either neither, or both: the device then sends the very same bytes
-again, which costs nothing, instead of drawing fresh noise, which would.
+Charge and release are one transaction. A crash therefore leaves either neither, or both: the device then sends the
+very same bytes again, which costs nothing, instead of drawing fresh noise, which would.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Entry:
 class Ledger:
     """Open ``path`` (":memory:" in simulations). Raises DeviceFault for a damaged file.
 
-    ``create=False`` is for a device that has a past: a missing file is then an error, for what it spent would be forgotten.
+    ``create=False`` is for a device that has a past: a missing file is then an error, for what it spent would be
+    forgotten.
     """
 
     def __init__(self, path: Path | str, *, create: bool) -> None:
@@ -87,8 +89,8 @@ class Ledger:
     ) -> None:
         """Write the charge and the release, and return only when both are on the disk.
 
-        Raises BudgetSpent, with the numbers, when ``budget`` does not cover it; LocalError when this round of this task was
-        charged before; DeviceFault when the disk did not take it, in which case nothing may be sent.
+        Raises BudgetSpent, with the numbers, when ``budget`` does not cover it; LocalError when this round of this
+        task was charged before; DeviceFault when the disk did not take it, in which case nothing may be sent.
         """
         spend = self._spend
         if event is not None:

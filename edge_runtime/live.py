@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedge.device")
 
 _KEPT_ROWS = 1 << 18  # an hour and a half at 50 Hz; with seven channels 7 MB
-_DESCRIPTION_S = 20.0
+_PATIENCE_S = 20.0
 _RETRY_S = 1.0
 
 
 class SensorSource:
     """Reads the sensor on ``port`` (at ``baud``) until closed; the newest rows are kept.
 
-    The label is a channel of the sensor like any other, with the class's position as its value: a button, a mode switch, an
-    annotation. A board that restarts or is unplugged is waited for; the gap it leaves is in no window.
+    The label is a channel of the sensor like any other, with the class's position as its value: a button, a mode
+    switch, an annotation. A board that restarts or is unplugged is waited for; the gap it leaves is in no window.
     """
 
     def __init__(self, port: str, *, baud: int = 115_200, kept_rows: int = _KEPT_ROWS) -> None:
@@ -49,11 +49,15 @@ class SensorSource:
         self._thread.start()
 
     def read(self, spec: InputSpec) -> Table:
-        """What has arrived so far. Raises LocalError when the sensor lacks a column, DeviceFault when it has not answered yet."""
+        """What has arrived so far; waits up to 20 s for a first window of it. Raises LocalError when the sensor lacks
+        a column, DeviceFault when it has
+        not answered yet.
+        """
         with self._lock:
-            if not self._lock.wait_for(lambda: self._names is not None, _DESCRIPTION_S):
+            wanted_rows = spec.window.length if spec.window else 1
+            self._lock.wait_for(lambda: self._rows >= wanted_rows, _PATIENCE_S)
+            if self._names is None:
                 raise DeviceFault(f"the sensor on {self._port.url} is silent: {self._last_fault or 'no answer yet'}")
-            assert self._names is not None
             if self._table is not None and self._table[:2] == (spec, self._received):
                 return self._table[2]
             names, batches, received = self._names, list(self._batches), self._received
@@ -98,6 +102,7 @@ class SensorSource:
             self._batches.append((self._segment, batch.values.astype(np.float32)))
             self._rows += len(batch.values)
             self._received += len(batch.values)
+            self._lock.notify_all()
             while self._rows - len(self._batches[0][1]) >= self._kept_rows:
                 self._rows -= len(self._batches.popleft()[1])
 

@@ -1,7 +1,7 @@
 """What a device and a coordinator say to each other: frozen dataclasses, parsed once.
 
-A device asks, the coordinator answers every request with exactly one message, in order. Every request may be repeated: a
-contribution is known by its release id, and the answer to a repeated one is the answer to the first.
+A device asks, the coordinator answers every request with exactly one message, in order. Every request may be
+repeated: a contribution is known by its release id, and the answer to a repeated one is the answer to the first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class GetTask:
 class Offer:
     """Take part in ``round``: train from ``params`` (P,) float32 and contribute once.
 
-    ``spec`` is the task as :func:`encode_task` writes it. It is the same bytes in every round, so each side parses it once.
+    ``spec`` is the task as :func:`encode_task` writes it. It is the same bytes in every round, so each side parses it
+    once.
     """
 
     task_id: Identifier
@@ -112,7 +113,9 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Contribute:
-    """A device's update for a round: integers on the task's grid, or float32 and a weight where the task asks for no noise."""
+    """A device's update for a round: integers on the task's grid, or float32 and a weight where the task asks
+    for no noise.
+    """
 
     task_id: Identifier
     round: RoundNumber

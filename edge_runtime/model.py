@@ -1,4 +1,6 @@
-"""The model on the device and at the coordinator: a dense network over one flat float32 buffer, trained and run in C++."""
+"""The model on the device and at the coordinator: a dense network over one flat float32 buffer, trained and run
+in C++.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,8 @@ def local_update(
 ) -> NDArray[np.float32]:
     """``w_local - w_global`` (P,) float32 after ``training`` on ``examples`` from ``params``.
 
-    ``rng`` shuffles the examples of every epoch; it makes no release and needs no cryptographic generator. Raises RemoteError
-    when training leaves the finite numbers: the task's step size or the offered parameters are at fault.
+    ``rng`` shuffles the examples of every epoch; it makes no release and needs no cryptographic generator. Raises
+    RemoteError when training leaves the finite numbers: the task's step size or the offered parameters are at fault.
     """
     count = len(examples.y)
     order = np.concatenate([rng.permutation(count) for _ in range(training.epochs)]).astype(np.int32)

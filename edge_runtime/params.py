@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from edge_runtime.tables import Range
 
@@ -38,7 +38,7 @@ class Tensor:
         dtype = array.dtype.newbyteorder("<").str.replace("|", "<")
         if dtype not in get_args(DType):
             raise TypeError(f"want a float32, int8, int16 or int32 array, got {array.dtype}")
-        return cls(dtype, tuple(array.shape), array.astype(dtype, copy=False).tobytes())
+        return cls(cast(DType, dtype), tuple(array.shape), array.astype(dtype, copy=False).tobytes())
 
     def array(self) -> NDArray[Any]:
         """A read-only view of the bytes as a NumPy array."""
@@ -48,7 +48,9 @@ class Tensor:
 
 
 def narrowest_integer(values: NDArray[np.integer[Any]]) -> NDArray[Any]:
-    """``values`` in the smallest of int8, int16 and int32 that holds them; raises OverflowError where int32 does not."""
+    """``values`` in the smallest of int8, int16 and int32 that holds them; raises OverflowError where int32
+    does not.
+    """
     import numpy as np
 
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)

@@ -15,7 +15,8 @@ from edge_runtime.task import Place
 
 @dataclass(frozen=True)
 class Policy:
-    """``epsilon_budget``: pure epsilon over the device's whole life. ``places``: where noise may be added; "none" must be allowed
+    """``epsilon_budget``: pure epsilon over the device's whole life. ``places``: where noise may be added; "none"
+    must be allowed
     explicitly. ``minimum_cohort``: the fewest devices whose sum may be noised centrally.
     """
 
@@ -33,7 +34,8 @@ class Policy:
         if privacy.place == "none":
             return None
         if privacy.place == "central" and offer.cohort < self.minimum_cohort:
-            return f"the cohort has {offer.cohort} devices, the owner asks for at least {self.minimum_cohort} under central noise"
+            want = f"the owner asks for {self.minimum_cohort} or more under central noise"
+            return f"the cohort has {offer.cohort} devices, {want}"
         if privacy.clip_norm > self.largest_clip_norm:
             return f"the clip norm {privacy.clip_norm:g} is above the owner's {self.largest_clip_norm:g}"
         return None

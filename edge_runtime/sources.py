@@ -75,7 +75,7 @@ class CsvSource:
                         continue
                     if len(row) != len(header):
                         raise LocalError(
-                            f"{self._path}, line {rows.line_num}: {len(row)} cells under a header of {len(header)} columns"
+                            f"{self._path}, line {rows.line_num}: {len(row)} cells, the header has {len(header)}"
                         )
                     for position in positions[:-1]:
                         values.append(_number(row[position], header[position], self._path, rows.line_num))
@@ -96,7 +96,8 @@ class CsvSource:
 
 
 class NpzSource:
-    """An NPZ archive: one 1-D array per column, or ``x`` (t, c) with the column names in ``columns`` (else x0, x1, ...).
+    """An NPZ archive: one 1-D array per column, or ``x`` (t, c) with the column names in ``columns`` (else x0, x1,
+    ...).
 
     The label is an array of its own (t,), numbers or strings. Pickled objects are never loaded.
     """

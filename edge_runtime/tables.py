@@ -1,7 +1,7 @@
 """Untrusted tables (TOML from an owner, CBOR from a peer) into frozen dataclasses, once, at the edge.
 
-A dataclass states its own bounds with ``Annotated[int, Range(1, 1000)]``; everything that does not fit is refused with the
-path of the key, the value and the bound. Behind this module nobody handles a dictionary with string keys.
+A dataclass states its own bounds with ``Annotated[int, Range(1, 1000)]``; everything that does not fit is refused
+with the path of the key, the value and the bound. Behind this module nobody handles a dictionary with string keys.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ _Reader = Callable[[object, str], object]
 def from_mapping(cls: type[T], table: object, *, where: str, error: type[FedgeError] = LocalError) -> T:
     """Build the dataclass ``cls`` from ``table``.
 
-    ``where`` names the table in messages ("task.toml", "Task from the coordinator"); ``error`` is the class raised, which says
-    whose fault a misfit is. Unknown keys, missing keys, wrong types, values out of range, NaN and infinities are refused.
+    ``where`` names the table in messages ("task.toml", "Task from the coordinator"); ``error`` is the class raised,
+    which says whose fault a misfit is. Unknown keys, missing keys, wrong types, values out of range, NaN and
+    infinities are refused.
     """
     try:
-        return typing.cast(T, _reader(cls)(table, where))
+        read: _Reader = _reader(typing.cast(Any, cls))
+        return typing.cast(T, read(table, where))
     except _Misfit as misfit:
         raise error(str(misfit)) from None
 
@@ -61,7 +63,9 @@ def to_mapping(value: object) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _reader(hint: Any) -> _Reader:
-    """A function that turns an untrusted value into one of type ``hint``, or raises _Misfit: made once for every type."""
+    """A function that turns an untrusted value into one of type ``hint``, or raises _Misfit: made once for
+    every type.
+    """
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _annotated(*typing.get_args(hint))

@@ -1,7 +1,10 @@
-"""What a coordinator asks of its devices: the task, as one table that the coordinator writes and every device checks."""
+"""What a coordinator asks of its devices: the task, as one table that the coordinator writes and every device
+checks.
+"""
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +45,9 @@ class WindowSpec:
 class InputSpec:
     """Which columns of a device's data the task reads and how they become features.
 
-    Every column is scaled as ``(value - offset) / scale`` with public constants: statistics of the data never leave a device
-    to find them. ``classes`` names the labels in the order of the model's outputs; without it the label is a number to predict.
+    Every column is scaled as ``(value - offset) / scale`` with public constants: statistics of the data never leave a
+    device to find them. ``classes`` names the labels in the order of the model's outputs; without it the label is a
+    number to predict.
     """
 
     columns: Annotated[tuple[Name, ...], Range(1, 4096)]
@@ -85,7 +89,7 @@ class ModelSpec:
     @property
     def parameter_count(self) -> int:
         widths = self.widths
-        return sum((inputs + 1) * outputs for inputs, outputs in zip(widths, widths[1:], strict=False))
+        return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,10 @@ class TrainingSpec:
 class PrivacySpec:
     """Where Laplace noise is added and how much of it.
 
-    ``place``: "local" (every device noises its own update), "central" (the coordinator noises the sum; devices trust it with
-    their clipped updates), "none" (updates leave as they are, weighted by their number of examples). Neighbours: one device's
-    update replaced by zero. ``epsilon`` is spent once per round in which a device takes part.
+    ``place``: "local" (every device noises its own update), "central" (the coordinator noises the sum; devices trust
+    it with their clipped updates), "none" (updates leave as they are, weighted by their number of examples).
+    Neighbours: one device's update replaced by zero. ``epsilon`` is spent once per round in which a device takes
+    part.
     """
 
     place: Place = "central"
@@ -126,8 +131,8 @@ class PrivacySpec:
 class CohortSpec:
     """How many devices a round asks and how many answers it needs.
 
-    A round opens when ``size`` devices are there, or ``quorum`` after waiting ``gather_s``; it closes when everybody has answered,
-    or at ``deadline_s``: then ``quorum`` answers are enough, and with fewer the round is given up.
+    A round opens when ``size`` devices are there, or ``quorum`` after waiting ``gather_s``; it closes when everybody
+    has answered, or at ``deadline_s``: then ``quorum`` answers are enough, and with fewer the round is given up.
     """
 
     size: Annotated[int, Range(1, 1_000_000)] = 8

@@ -1,8 +1,9 @@
 """CBOR (RFC 8949) in and out, with the input checked before a decoder allocates anything for it.
 
-A peer may declare an array of 2^32 items in five bytes, nest a thousand levels, or use tags that make a decoder compile regular
-expressions and follow shared references. :func:`decode` walks the bytes once, costs a few microseconds per item, and lets
-through only definite-length integers, strings, floats, booleans, null, arrays and maps whose declared sizes fit the bytes there are.
+A peer may declare an array of 2^32 items in five bytes, nest a thousand levels, or use tags that make a decoder
+compile regular expressions and follow shared references. :func:`decode` walks the bytes once, costs a few
+microseconds per item, and lets through only definite-length integers, strings, floats, booleans, null, arrays and
+maps whose declared sizes fit the bytes there are.
 """
 
 from __future__ import annotations

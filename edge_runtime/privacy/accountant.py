@@ -11,7 +11,8 @@ from edge_runtime.privacy.laplace import LN2_HIGH, LaplaceEvent, rounded_up
 
 @dataclass(frozen=True)
 class PureSpend:
-    """What events have cost together under pure differential privacy: their epsilons add up (Dwork & Roth 2014, Theorem 3.16).
+    """What events have cost together under pure differential privacy: their epsilons add up (Dwork & Roth 2014,
+    Theorem 3.16).
 
     Kept as an exact number of grid steps over scale; ln 2 is rounded up once, at the end, and so is the result.
     """

@@ -1,7 +1,9 @@
-"""The Laplace mechanism on an integer grid: clip in L1, round, bound the sensitivity in integers, add exact integer noise.
+"""The Laplace mechanism on an integer grid: clip in L1, round, bound the sensitivity in integers, add exact integer
+noise.
 
-The noise has ratio r = 2^(-2^-m) per grid step (``native/``, ``docs/noise.md``), so a contribution whose integer L1 norm is at most D
-costs exactly epsilon = D ln 2 / 2^m under pure differential privacy. Nothing here adds floating-point noise.
+The noise has ratio r = 2^(-2^-m) per grid step (``native/``, ``docs/noise.md``), so a contribution whose integer L1
+norm is at most D costs exactly epsilon = D ln 2 / 2^m under pure differential privacy. Nothing here adds
+floating-point noise.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ MAX_LEVELS = 1 << 30
 
 @dataclass(frozen=True)
 class LaplaceEvent:
-    """A ledger entry: one release whose L1 sensitivity is ``levels`` grid steps under noise of ratio 2^(-2^-log2_scale).
+    """A ledger entry: one release whose L1 sensitivity is ``levels`` grid steps under noise of ratio
+    2^(-2^-log2_scale).
 
     Neighbouring relation: one device's contribution replaced by zero; the number of contributors is public.
     """
@@ -61,8 +64,8 @@ class LaplaceNoise:
     def for_epsilon(cls, epsilon: float, *, clip_norm: float, log2_scale: int) -> LaplaceNoise:
         """The finest grid of scale 2^log2_scale whose cost does not exceed ``epsilon``.
 
-        Raises ValueError where not even 16 levels fit (the grid is too coarse for so small an epsilon: raise ``log2_scale``), or
-        more than 2^30 do.
+        Raises ValueError where not even 16 levels fit (the grid is too coarse for so small an epsilon: raise
+        ``log2_scale``), or more than 2^30 do.
         """
         levels = math.floor(Fraction(epsilon) * (1 << log2_scale) / LN2_HIGH)
         if not 16 <= levels <= MAX_LEVELS:
@@ -86,10 +89,11 @@ class LaplaceNoise:
         return math.sqrt(2 * draws) * scale / contributors
 
     def contribution(self, update: NDArray[np.float32]) -> NDArray[np.int32]:
-        """``update`` (d,) float32 clipped to L1 norm ``clip_norm``, as integers whose L1 norm is at most ``levels``, exactly.
+        """``update`` (d,) float32 clipped to L1 norm ``clip_norm``, as integers whose L1 norm is at most ``levels``,
+        exactly.
 
-        Not private by itself: under secure aggregation or central noise it is what a device hands over. Raises LocalError when
-        the update holds NaN or an infinity.
+        Not private by itself: under secure aggregation or central noise it is what a device hands over. Raises
+        LocalError when the update holds NaN or an infinity.
         """
         from edge_runtime import _kernels
 
@@ -116,8 +120,8 @@ class LaplaceNoise:
     def mean(self, total: NDArray[np.int64], *, contributors: int, draws: int) -> NDArray[np.float32]:
         """The mean update that noised integers stand for.
 
-        ``draws`` counts the noise vectors in the sum: 1 when the sum was noised, ``contributors`` when each update was. The
-        noise is symmetric about -1/2, hence the half step back for each draw.
+        ``draws`` counts the noise vectors in the sum: 1 when the sum was noised, ``contributors`` when each update
+        was. The noise is symmetric about -1/2, hence the half step back for each draw.
         """
         import numpy as np
 

@@ -1,4 +1,6 @@
-"""What carries the bytes of a conversation: TCP or a serial line. A new transport is one module with a class like ``TcpPipe``."""
+"""What carries the bytes of a conversation: TCP or a serial line. A new transport is one module with a class
+like ``TcpPipe``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def open_pipe(address: str) -> Pipe:
 
 
 def serial_address(address: str) -> tuple[str, int]:
-    """Port and baud rate of ``PORT[@BAUD]``, 115200 where none is given. Raises LocalError when the rate is not a number."""
+    """Port and baud rate of ``PORT[@BAUD]``, 115200 where none is given. Raises LocalError when the rate is not
+    a number.
+    """
     port, _, baud = address.partition("@")
     if not port or (baud and not baud.isdigit()):
         raise LocalError(f'"{address}" is no serial line: want PORT or PORT@BAUD')

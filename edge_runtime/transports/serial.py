@@ -13,8 +13,8 @@ _GOODBYE_S = 1.0
 class SerialPipe:
     """Opens ``port`` and waits for the coordinator's end of the link.
 
-    Raises DeviceFault or LocalError when the port cannot be opened, RemoteError when nobody answers on it. A line that is
-    unplugged for a while only delays reading and writing.
+    Raises DeviceFault or LocalError when the port cannot be opened, RemoteError when nobody answers on it. A line
+    that is unplugged for a while only delays reading and writing.
     """
 
     kind = "serial"
