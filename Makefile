@@ -1,0 +1,79 @@
+# The words of this project. `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FEDGE := $(BIN)/fedge
+BUILD_TOOLS := 'scikit-build-core>=0.11' 'pybind11>=2.13' 'cython>=3.0' 'cython-cmake>=0.2' 'cmake>=3.20' 'ninja>=1.10'
+# The demonstration's recordings. Only a data file of the wheel is used, so its dependencies stay out (11 MB instead of 140).
+DEMO_DATA := 'seglearn==1.2.5'
+NATIVE := $(shell find native firmware_bridge CMakeLists.txt pyproject.toml -type f \
+	\( -name '*.[ch]pp' -o -name '*.[ch]' -o -name '*.pyx' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-native test-python check lint types contracts sanitize bench bench-setup clean
+
+help: ## list these words
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+setup: $(VENV)/.fedge ## virtual environment with fedge built into it, editable
+
+$(VENV)/.tools:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fedge needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@command -v c++ >/dev/null || { echo "fedge needs a C++ compiler: apt-get install g++" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || { \
+		echo "fedge needs Python's header files: apt-get install python3-dev" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "fedge needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check $(BUILD_TOOLS)
+	@touch $@
+
+$(VENV)/.fedge: $(VENV)/.tools $(NATIVE)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[coordinator,dev]'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.fedge
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(DEMO_DATA)
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'ai-edge-litert>=2.1' 2>/dev/null \
+		|| echo "no LiteRT for this platform: the model is exported without a .tflite file"
+	@touch $@
+
+demo: $(VENV)/.demo ## build everything and run a private federation on real recordings
+	$(FEDGE) demo
+
+test: test-native test-python ## build everything and run all tests
+
+test-native: $(VENV)/.fedge ## C and C++ unit tests under ctest
+	$(BIN)/cmake --preset tests >/dev/null
+	$(BIN)/cmake --build --preset tests
+	$(BIN)/ctest --preset tests
+
+test-python: $(VENV)/.demo ## Python tests under pytest
+	$(BIN)/python -m pytest -q
+
+check: lint types contracts ## style, types and layers
+
+lint: $(VENV)/.fedge
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.fedge
+	$(BIN)/mypy
+
+contracts: $(VENV)/.fedge
+	$(BIN)/lint-imports
+
+sanitize: $(VENV)/.fedge ## the C and C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/cmake --preset sanitize >/dev/null
+	$(BIN)/cmake --build --preset sanitize
+	$(BIN)/ctest --preset sanitize
+
+bench-setup: $(VENV)/.demo ## install what the benchmarks compare with
+	$(BIN)/pip install --quiet --disable-pip-version-check 'psutil>=5.9'
+	$(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/pip install --quiet --disable-pip-version-check 'flwr==1.42.0' 'numpy'
+
+bench: $(VENV)/.demo ## run every benchmark: one line a case, ours beside the peer's
+	$(BIN)/python -m benchmarks all
+
+clean: ## remove what was built
+	rm -rf build dist $(VENV) .bench-venv demo-output
