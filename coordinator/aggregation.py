@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def weighted_mean(updates: Iterable[tuple[NDArray[np.float32], int]], size: int) -> NDArray[np.float32]:
     """FedAvg: ``sum n_k u_k / sum n_k`` over those who answered (McMahan et al. 2017), (P,) float32, summed in double.
 
-    Raises ValueError when nobody answered or an update is not finite.
+    Not robust, on purpose: the weights are the devices' own word, and an update without clipping is as large as its
+    sender likes, so capping one liar's weight would guard against nothing. A fleet with liars needs a task with a clip
+    norm. Raises ValueError when nobody answered or an update is not finite.
     """
     total, weights = np.zeros(size, np.float64), 0
     for update, weight in updates:
@@ -31,20 +34,32 @@ def weighted_mean(updates: Iterable[tuple[NDArray[np.float32], int]], size: int)
 
 
 def private_mean(
-    contributions: Iterable[NDArray[np.int32]], size: int, privacy: PrivacySpec, rng: NoiseSource
+    total: NDArray[np.int64], contributors: int, privacy: PrivacySpec, rng: NoiseSource
 ) -> NDArray[np.float32]:
-    """The mean of integer contributions (P,), exactly summed; under central noise the sum is noised before it is
-    divided.
+    """The mean (P,) of ``contributors`` integer contributions whose exact sum (P,) is ``total``; under central noise
+    the sum is noised before it is divided.
 
-    Unweighted: a weight by the number of examples would both leak it and multiply the sensitivity.
+    Unweighted: a weight by the number of examples would both leak it and multiply the sensitivity. Raises ValueError
+    when nobody contributed.
     """
-    noise = privacy.noise()
-    total, count = np.zeros(size, np.int64), 0
-    for contribution in contributions:
-        _kernels.accumulate_i32(total, contribution)
-        count += 1
-    if count == 0:
+    if contributors == 0:
         raise ValueError("no contributions to average")
+    noise = privacy.noise()
     if privacy.place == "central":
-        return noise.mean(noise.release(total, rng).values, contributors=count, draws=1)
-    return noise.mean(total, contributors=count, draws=count)
+        return noise.mean(noise.release(total, rng).values, contributors=contributors, draws=1)
+    return noise.mean(total, contributors=contributors, draws=contributors)
+
+
+def largest_local_release(levels: int, log2_scale: int, parameters: int) -> tuple[int, int]:
+    """Largest magnitude of one coordinate, and largest L1 norm, of an honest update with local noise.
+
+    Without a bound one liar moves the mean by 2^31 grid steps a coordinate. A draw's magnitude is at most
+    ``1 + s E`` with E standard exponential and s = 2^log2_scale / ln 2, and the L1 norm of d draws at most
+    ``d + s G`` with G of Gamma(d), for which P(G > d + sqrt(2 d t) + t) <= exp(-t) (Boucheron et al. 2013, section
+    2.4). With t = 64 an honest device is refused once in 2^92 releases; with d = 1 per coordinate and the union over
+    2^24 of them, once in 2^68.
+    """
+    scale, t = 2.0**log2_scale / math.log(2), 64.0
+    one = levels + 1 + math.ceil(scale * t)
+    norm = levels + parameters + math.ceil(scale * (parameters + math.sqrt(2 * parameters * t) + t))
+    return one, norm

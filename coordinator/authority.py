@@ -73,15 +73,15 @@ class Authority:
             raise LocalError(
                 f"the authority in {home} cannot be read: {fault}; restore the folder from a backup"
             ) from None
-        assert isinstance(key, Ed25519PrivateKey)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise LocalError(f"{self.paths.authority_key} is not an Ed25519 key; restore the folder from a backup")
         self._key = key
 
     @classmethod
     def create(cls, home: Path) -> Authority:
         """Make a new authority and the coordinator's own certificate. Raises LocalError when ``home`` has one."""
+        cls.require_absent(home)
         paths = Paths(home)
-        if paths.server.exists():
-            raise LocalError(f"{home} is a coordinator's folder already; choose another --home for a second fleet")
         make_directory(home)
         key, server_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
         authority = _certificate(
@@ -93,6 +93,12 @@ class Authority:
         write_file(paths.server_key, _private_pem(server_key))
         write_file(paths.server, server.public_bytes(Encoding.PEM))  # last: its presence means the rest is there
         return cls(home)
+
+    @staticmethod
+    def require_absent(home: Path) -> None:
+        """Raises LocalError when ``home`` has an authority."""
+        if Paths(home).server.exists():
+            raise LocalError(f"{home} is a coordinator's folder already; choose another --home for a second fleet")
 
     @property
     def certificate(self) -> bytes:

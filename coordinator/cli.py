@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import logging
 import os
 import random
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.config import Config, load_config
 from coordinator.stored import latest_run, open_store
-from edge_runtime.durable import write_file
+from edge_runtime.durable import make_directory, write_file
 from edge_runtime.errors import LocalError
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--output", type=Path, default=Path("fedge-report"), help="folder (%(default)s)")
     export = command("export", "write the model for others to use: safetensors, TFLite, a layout")
     export.add_argument("-o", "--output", type=Path, default=Path("fedge-model"), help="folder (%(default)s)")
-    remove = command("remove", "put a device out of the fleet (takes effect when it connects next)")
+    remove = command("remove", "put a device out of the fleet, at once")
     remove.add_argument("device", help="its id or name")
     return parser
 
@@ -127,11 +129,15 @@ def _init(arguments: argparse.Namespace) -> int:
 
     config = Config(arguments.listen, arguments.advertise or arguments.listen, tuple(arguments.serial))
     config.listen_address()
-    text = arguments.task.read_text() if arguments.task and load_task(arguments.task) else _TASK_TEMPLATE
-    authority = Authority.create(arguments.home)
-    open_store(arguments.home).close()
+    Authority.require_absent(arguments.home)
+    text = arguments.task.read_text("utf-8") if arguments.task and load_task(arguments.task) else _TASK_TEMPLATE
+    make_directory(arguments.home)
+    task = arguments.home / "task.toml"
+    if arguments.task or not task.exists():  # a task that somebody wrote there before is what they want to run
+        write_file(task, text.encode(), mode=0o644)
     save_config(arguments.home, config)
-    write_file(arguments.home / "task.toml", text.encode(), mode=0o644)
+    open_store(arguments.home).close()
+    authority = Authority.create(arguments.home)  # last: what went before can be done again after a crash
     print(f"a new fleet in {arguments.home} (authority {authority.fingerprint.hex()})")
     print(
         f"devices reach it at {config.advertise}" + (f" and over {', '.join(config.serial)}" if config.serial else "")
@@ -156,6 +162,7 @@ def _invite(arguments: argparse.Namespace) -> int:
             secret, hashed = new_secret()
             store.add_invitation(hashed, now_s + 60 * arguments.minutes)
             codes.append(JoinCode(config.advertise, secret, authority.fingerprint).text())
+    store.close()
     for code in codes:
         print(code)
         if arguments.qr:
@@ -187,9 +194,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     authority, config = Authority(arguments.home), load_config(arguments.home)
+    host, port = (Config(arguments.listen, arguments.listen) if arguments.listen else config).listen_address()
+    serial = tuple(arguments.serial) if arguments.serial is not None else config.serial
+    lock = _only_one(arguments.home)
     paths = authority.paths
     context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
     store = open_store(arguments.home)
+    store.check()
     task = _settle_task(store, arguments.home, arguments.task)
     evaluation = None
     if arguments.evaluate:
@@ -198,8 +209,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
         evaluation = examples(open_source(arguments.evaluate).read(task.inputs), task.inputs)
     rng, noise = random.SystemRandom(), SystemRng()
-    host, port = (Config(arguments.listen, arguments.listen) if arguments.listen else config).listen_address()
-    serial = tuple(arguments.serial) if arguments.serial is not None else config.serial
 
     def make_service(now_s: float) -> Service:
         return Service(store, authority, rng=rng, noise=noise, evaluation=evaluation, now_s=now_s)
@@ -225,8 +234,23 @@ def _run(arguments: argparse.Namespace) -> int:
     reason = asyncio.run(serve())
     row = store.latest_task()
     store.close()
+    os.close(lock)
     print(reason)
     return 0 if row is not None and row.finished_because is not None else 1
+
+
+def _only_one(home: Path) -> int:
+    """A lock on the folder, held by the descriptor: two coordinators on one store would count a device twice.
+
+    Raises LocalError while another process has it.
+    """
+    descriptor = os.open(home / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise LocalError(f"a coordinator is running in {home} already") from None
+    return descriptor
 
 
 def _settle_task(store: Store, home: Path, path: Path | None) -> Task:
@@ -294,12 +318,15 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
+    load_config(arguments.home)
     store = open_store(arguments.home)
-    found = [device for device in store.devices() if arguments.device in (device.device, device.name)]
-    if len(found) != 1:
-        known = ", ".join(f"{device.name} ({device.device})" for device in store.devices()) or "none yet"
-        raise LocalError(f'"{arguments.device}" names {len(found)} devices; the fleet has: {known}')
-    with store.transaction():
-        store.revoke(found[0].device)
+    with contextlib.closing(store):
+        members = [device for device in store.devices() if not device.revoked]
+        found = [device for device in members if arguments.device in (device.device, device.name)]
+        if len(found) != 1:
+            known = ", ".join(f"{device.name} ({device.device})" for device in members) or "none"
+            raise LocalError(f'"{arguments.device}" names {len(found)} devices; the fleet has: {known}')
+        with store.transaction():
+            store.revoke(found[0].device)
     print(f"{found[0].name} ({found[0].device}) is out of the fleet; what it has contributed stays in the model")
     return 0

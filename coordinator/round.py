@@ -80,8 +80,8 @@ class Rounds:
         self.step(Event.OPENED, now_s)
         self.number = number
         self._begin(frozenset(cohort), now_s)
-        self.contributed |= set(contributed)
-        self.declined |= set(declined)
+        self.contributed |= self.cohort & set(contributed)
+        self.declined |= (self.cohort & set(declined)) - self.contributed
 
     def due(self, now_s: float) -> Event | None:
         """What has to happen to the open round now, if anything."""
@@ -109,14 +109,14 @@ class Rounds:
         """When the open round closes at the latest."""
         return self._opened_at_s + self._spec.deadline_s
 
-    @property
-    def wakeup_at_s(self) -> float | None:
-        """When time alone may change something."""
+    def wakeup_at_s(self, now_s: float) -> float | None:
+        """When time alone may change something; None when only somebody's request can."""
         match self.phase:
             case Phase.COLLECTING:
                 return self.deadline_s
             case Phase.GATHERING:
-                return self._since_s + self._spec.gather_s
+                patient_until_s = self._since_s + self._spec.gather_s
+                return patient_until_s if now_s < patient_until_s else None
             case _:
                 return None
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -19,8 +21,8 @@ from coordinator.service import Peer, Service
 from coordinator.store import Store
 from edge_runtime import messages
 from edge_runtime.channel import Channel
-from edge_runtime.errors import DeviceFault, RemoteError
-from edge_runtime.messages import MAX_MESSAGE_BYTES, MAX_UNAUTHENTICATED_BYTES, GetTask, Refusal, Reply, Request, Wait
+from edge_runtime.errors import DeviceFault, FedgeError, RemoteError
+from edge_runtime.messages import MAX_UNAUTHENTICATED_BYTES, GetTask, Offer, Refusal, Reply, Request, Wait
 
 log = logging.getLogger("fedge.coordinator")
 
@@ -29,16 +31,24 @@ _STRANGER_S = 15.0  # a connection that has not shown a certificate or an invita
 _QUIET_S = 600.0
 _LONGEST_HOLD_S = 60.0
 _MAX_CONNECTIONS = 20_000
-_MAX_STRANGERS = 256
+_MAX_STRANGERS = 512
+_MAX_PER_DEVICE = 4  # the agent, a look with `doctor`, and what a dead network has not told us of
+_OVERHEAD_BYTES = 64 * 1024  # a message beyond its tensor
+_OFFERS_IN_FLIGHT_BYTES = 256 * 1024 * 1024
 _SHOW_S = 0.2
+_PAUSE_S = 1.0  # after a failure: the next attempt
+_STORAGE = Refusal("coordinator", "storage", "the coordinator cannot write to its disk at the moment; try again later")
+_INTERNAL = Refusal("coordinator", "internal", "the coordinator failed on this request; its log says how")
 
 
-@dataclass
+@dataclass(eq=False)
 class Connection:
-    """One TLS conversation and who is at its other end."""
+    """One TLS conversation and who is at its other end. ``host``: where a stranger calls from."""
 
     link: str
     channel: Channel
+    host: str = ""
+    task: asyncio.Task[None] | None = None
     peer: Peer | None = None
     counted_up: int = 0
     counted_down: int = 0
@@ -51,10 +61,44 @@ class _Question:
     answer: asyncio.Future[Reply]
 
 
+class Strangers:
+    """Connections of which nobody knows yet who they are.
+
+    There is room for ``limit``. One more puts out the oldest of the host that has most, so that whoever opens many
+    crowds out himself, and not the device whose handshake is under way.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._count = limit, 0
+        self._by_host: dict[str, dict[Connection, None]] = {}  # a dict keeps the order of arrival
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, connection: Connection) -> Connection | None:
+        """Take in ``connection``; the one that has to go for it, if any."""
+        victim = None
+        if self._count >= self._limit:
+            most = max(self._by_host, key=lambda host: len(self._by_host[host]))
+            victim = next(iter(self._by_host[most]))
+            self.discard(victim)
+        self._by_host.setdefault(connection.host, {})[connection] = None
+        self._count += 1
+        return victim
+
+    def discard(self, connection: Connection) -> None:
+        """It has left, or is not a stranger any more."""
+        there = self._by_host.get(connection.host, {})
+        if connection in there:
+            del there[connection]
+            self._count -= 1
+            if not there:
+                del self._by_host[connection.host]
+
+
 class Server:
     """Serves one task. ``make_service`` reads the state back from the store, at the start and after a failed
-    transaction; ``show``
-    is called a few times a second while things happen.
+    transaction; ``show`` is called a few times a second while things happen.
     """
 
     def __init__(
@@ -70,11 +114,18 @@ class Server:
         self._show, self._clock = show, clock
         self._news = False
         self.service = make_service(clock())
+        self._stale = False  # the service does not know what the store holds: a transaction failed
+        self._store_version = store.data_version
+        self._max_message_bytes = store.largest_model_bytes() + _OVERHEAD_BYTES
+        offers = max(4, _OFFERS_IN_FLIGHT_BYTES // self._max_message_bytes)
+        self._sending_offer = asyncio.Semaphore(offers)  # a thousand ciphertexts of a large model fill no memory
+        self._offer: tuple[Offer, bytes] | None = None
         self._questions: list[_Question] = []
         self._work = asyncio.Event()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # set, and replaced, when the answer to a held question may be another
         self._connections: set[asyncio.Task[None]] = set()
-        self._strangers = 0
+        self._strangers = Strangers(_MAX_STRANGERS)
+        self._present: dict[str, list[Connection]] = {}  # every device's connections, oldest first
         self.address: tuple[str, int] | None = None
 
     async def run(self, host: str, port: int, *, serial_ports: tuple[str, ...] = (), linger_s: float = 3.0) -> str:
@@ -82,6 +133,7 @@ class Server:
 
         Raises DeviceFault when the address cannot be bound.
         """
+        _allow_many_files()
         try:
             listener = await asyncio.start_server(self._accept, host, port, backlog=1024)
         except OSError as fault:
@@ -90,18 +142,18 @@ class Server:
             ) from None
         self.address = listener.sockets[0].getsockname()[:2]
         log.info("listening on %s:%s", *self.address)
-        lines = [asyncio.create_task(self._serve_line(port)) for port in serial_ports]
-        lines.append(asyncio.create_task(self._show_news()))
+        background = [asyncio.create_task(self._serve_line(line)) for line in serial_ports]
+        background.append(asyncio.create_task(self._show_news()))
         try:
             await self._write_until_finished()
-            writer = asyncio.create_task(self._write_forever())
+            background.append(asyncio.create_task(self._write_forever()))
             await asyncio.sleep(linger_s)
-            writer.cancel()
         finally:
             listener.close()
-            for task in [*lines, *self._connections]:
+            tasks = [*background, *self._connections]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*lines, *self._connections, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         return self.service.finished_because or "stopped"
 
     # Connections
@@ -109,55 +161,101 @@ class Server:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._connections) >= _MAX_CONNECTIONS or self._strangers >= _MAX_STRANGERS:
+        if len(self._connections) >= _MAX_CONNECTIONS:
             writer.close()
             return
+        address = writer.get_extra_info("peername")
+        connection = self.new_connection("tcp", host=address[0] if address else "")
+        connection.task = task
         self._connections.add(task)
-        connection = self.new_connection("tcp")
+        victim = self._strangers.add(connection)
+        if victim is not None and victim.task is not None:
+            victim.task.cancel()
+        _keep_alive(writer)
         try:
             await self._converse_tcp(connection, reader, writer)
         except (RemoteError, OSError, asyncio.IncompleteReadError) as fault:
             log.info("%s: %s", self._named(connection, writer), fault)
         except asyncio.CancelledError:
             pass
+        except Exception:  # a mistake of ours costs one connection, not the fleet
+            log.exception("%s: the connection is closed", self._named(connection, writer))
         finally:
             self._connections.discard(task)
             self.left(connection)
             with contextlib.suppress(OSError):
                 writer.close()
 
-    def new_connection(self, link: str) -> Connection:
-        return Connection(link, Channel(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES))
+    def new_connection(self, link: str, *, host: str = "") -> Connection:
+        channel = Channel(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES)
+        return Connection(link, channel, host)
 
     async def _converse_tcp(
         self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._strangers += 1
-        stranger = True
-        stranger_until_s = self._clock() + _STRANGER_S
+        loop = asyncio.get_running_loop()
+        stranger_until_s = loop.time() + _STRANGER_S
+        channel = connection.channel
+        reading = loop.create_task(reader.read(_READ_BYTES))
         try:
-            while not connection.channel.closed:
-                if stranger and connection.peer is not None and connection.peer.device is not None:
-                    stranger = False
-                    self._strangers -= 1
-                patience_s = stranger_until_s - self._clock() if stranger else _QUIET_S
-                try:
-                    data = await asyncio.wait_for(reader.read(_READ_BYTES), max(patience_s, 0))
-                except TimeoutError:
-                    raise RemoteError("said nothing for too long") from None
+            while not channel.closed:
+                known = connection.peer is not None and connection.peer.device is not None
+                await asyncio.wait({reading}, timeout=_QUIET_S if known else max(stranger_until_s - loop.time(), 0))
+                if not reading.done():
+                    raise RemoteError("said nothing for too long")
+                data = reading.result()
                 try:
                     received = self.received(connection, data)
                 finally:  # a TLS alert tells the other side what was wrong
-                    writer.write(connection.channel.bytes_to_send())
-                for request in received:
-                    reply = await self.answer(connection, request)
-                    connection.channel.send(messages.encode(reply))
-                    writer.write(connection.channel.bytes_to_send())
-                    await asyncio.wait_for(writer.drain(), _QUIET_S)
+                    writer.write(channel.bytes_to_send())
                 if not data:
                     return
+                # One piece is read ahead, no more: it tells a peer that hung up from one that waits.
+                reading = loop.create_task(reader.read(_READ_BYTES))
+                for request in received:
+                    reply = await self._answer_unless_gone(connection, request, reading)
+                    if reply is None:
+                        return
+                    await self._send(connection, reply, writer)
         finally:
-            self._strangers -= stranger
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await reading
+
+    async def _answer_unless_gone(
+        self, connection: Connection, request: Request, reading: asyncio.Task[bytes]
+    ) -> Reply | None:
+        """The answer; None when the peer hangs up while a question for work is held."""
+        if not (isinstance(request, GetTask) and request.wait_s > 0):
+            return await self.answer(connection, request)
+        answering = asyncio.ensure_future(self.answer(connection, request))
+        try:
+            await asyncio.wait({answering, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done() and (reading.exception() is not None or not reading.result()):
+                return None
+            return await answering
+        finally:
+            answering.cancel()
+
+    async def _send(self, connection: Connection, reply: Reply, writer: asyncio.StreamWriter) -> None:
+        channel = connection.channel
+        if isinstance(reply, Offer):
+            async with self._sending_offer:
+                channel.send(self.encoded(reply))
+                writer.write(channel.bytes_to_send())
+                await asyncio.wait_for(writer.drain(), _QUIET_S)
+            return
+        channel.send(self.encoded(reply))
+        writer.write(channel.bytes_to_send())
+        await asyncio.wait_for(writer.drain(), _QUIET_S)
+
+    def encoded(self, reply: Reply) -> bytes:
+        """The reply's bytes; those of a round's offer are made once."""
+        if not isinstance(reply, Offer):
+            return messages.encode(reply)
+        if self._offer is None or self._offer[0] is not reply:
+            self._offer = (reply, messages.encode(reply))
+        return self._offer[1]
 
     def received(self, connection: Connection, data: bytes) -> list[Request]:
         """Decrypted requests in ``data``; the first one settles who the peer is."""
@@ -165,7 +263,7 @@ class Server:
         if connection.peer is None and connection.channel.established:
             connection.peer = self._identify(connection.channel.peer_certificate)
             if connection.peer.device is not None:
-                connection.channel.max_message_bytes = MAX_MESSAGE_BYTES
+                self._arrived(connection, connection.peer.device)
         requests = []
         for message in arrived:
             request = messages.decode(message, peer=connection.peer.name if connection.peer else "a stranger")
@@ -182,17 +280,27 @@ class Server:
             return Peer(None, "a device that is not in this fleet", removed=True)
         return Peer(row.device, row.name)
 
+    def _arrived(self, connection: Connection, device: str) -> None:
+        self._strangers.discard(connection)
+        connection.channel.max_message_bytes = self._max_message_bytes
+        there = self._present.setdefault(device, [])
+        there.append(connection)
+        if len(there) > _MAX_PER_DEVICE and there[0].task is not None:
+            there[0].task.cancel()
+
     async def answer(self, connection: Connection, request: Request) -> Reply:
         """The service's answer, once it is durable; a question for work is held while there is none."""
+        loop = asyncio.get_running_loop()
         hold_s = min(request.wait_s, _LONGEST_HOLD_S) if isinstance(request, GetTask) else 0.0
-        until_s = self._clock() + hold_s
+        until_s = loop.time() + hold_s
         while True:
-            version = self.service.version  # read before asking: a change in between must not be slept through
+            changed = self._changed  # looked at before asking: a change in between must not be slept through
             reply = await self._ask(connection, request)
-            left_s = until_s - self._clock()
-            if not isinstance(reply, Wait) or left_s <= 0:
+            if not isinstance(reply, Wait) or loop.time() >= until_s:
                 return reply
-            await self._change(version, left_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until_s):
+                    await changed.wait()
 
     async def _ask(self, connection: Connection, request: Request) -> Reply:
         question = _Question(connection, request, asyncio.get_running_loop().create_future())
@@ -200,14 +308,16 @@ class Server:
         self._work.set()
         return await question.answer
 
-    async def _change(self, version: int, timeout_s: float) -> None:
-        async with self._changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(lambda: self.service.version != version), timeout_s)
-
     def left(self, connection: Connection) -> None:
-        if connection.peer is not None and connection.peer.device is not None:
-            self.service.left(connection.peer.device)
+        """The conversation is over. The device is gone only with its last one."""
+        self._strangers.discard(connection)
+        device = connection.peer.device if connection.peer is not None else None
+        if device is None or connection not in self._present.get(device, ()):
+            return
+        self._present[device].remove(connection)
+        if not self._present[device]:
+            del self._present[device]
+            self.service.left(device)
 
     def _named(self, connection: Connection, writer: asyncio.StreamWriter) -> str:
         if connection.peer is not None:
@@ -220,63 +330,118 @@ class Server:
     async def _serve_line(self, address: str) -> None:
         from coordinator.serial_line import serve_line
 
-        await serve_line(self, address)
+        while True:
+            try:
+                await serve_line(self, address)
+            except FedgeError as fault:
+                log.error("the line %s is out of service for a moment: %s", address, fault)
+            except Exception:
+                log.exception("the line %s is out of service for a moment", address)
+            await asyncio.sleep(5 * _PAUSE_S)
 
     # The one writer
 
     async def _write_until_finished(self) -> None:
         self._step()
-        while self.service.finished_because is None:
+        while self._stale or self.service.finished_because is None:
             await self._wait_for_work()
             self._step()
-            await self._notify()
 
     async def _write_forever(self) -> None:
         while True:
             await self._wait_for_work()
             self._step()
-            await self._notify()
 
     async def _wait_for_work(self) -> None:
-        wakeup_s = self.service.wakeup_at_s
-        timeout_s = None if wakeup_s is None else max(wakeup_s - self._clock(), 0.01)
+        now_s = self._clock()
+        wakeup_s = now_s + _PAUSE_S if self._stale else self.service.wakeup_at_s(now_s)
+        timeout_s = None if wakeup_s is None else max(wakeup_s - now_s, 0.01)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._work.wait()
         self._work.clear()
 
     def _step(self) -> None:
         """One transaction: every waiting question, and whatever has become due."""
         questions, self._questions = self._questions, []
         now_s = self._clock()
-        version = self.service.version
+        before = self.service, self.service.version
         try:
-            with self._store.transaction():
-                replies = [self.service.handle(self._peer(q.connection), q.request, now_s) for q in questions]
-                for question in questions:
-                    self._count_traffic(question.connection, now_s)
-                self.service.tick(now_s)
+            replies = self._transact(questions, now_s)
         except DeviceFault as fault:
             log.error("%s; nothing was acknowledged, devices will ask again", fault)
-            self.service = self._make_service(now_s)
-            refusal = Refusal(
-                "coordinator", "storage", "the coordinator cannot write to its disk at the moment; try again later"
-            )
-            replies = [refusal for _ in questions]
+            self._restore(now_s)
+            replies = [_STORAGE for _ in questions]
+        except Exception:
+            log.exception("a request or a round failed; trying them one by one")
+            self._restore(now_s)
+            replies = self._one_by_one(questions, now_s)
         for question, reply in zip(questions, replies, strict=True):
             if not question.answer.done():
                 question.answer.set_result(reply)
-        self._news |= bool(questions) or self.service.version != version
+        if before != (self.service, self.service.version):
+            self._changed.set()
+            self._changed = asyncio.Event()
+            self._news = True
+        self._news |= bool(questions)
+
+    def _transact(self, questions: list[_Question], now_s: float, *, tick: bool = True) -> list[Reply]:
+        """The answers, on the disk. Raises, having changed nothing, when that cannot be."""
+        if self._stale:
+            self._restore(now_s)
+        if self._stale:
+            raise DeviceFault("the coordinator's store cannot be read")
+        with self._store.transaction():
+            if self._store_version != (version := self._store.data_version):
+                self._store_version = version
+                self.service.fleet_changed(now_s)
+            replies = [self.service.handle(self._peer(q.connection), q.request, now_s) for q in questions]
+            for question in questions:
+                self._count_traffic(question.connection, now_s)
+            if tick:
+                self.service.tick(now_s)
+        return replies
+
+    def _one_by_one(self, questions: list[_Question], now_s: float) -> list[Reply]:
+        """Find out which request the service cannot stand, and answer the others."""
+        replies: list[Reply] = []
+        for question in questions:
+            try:
+                replies += self._transact([question], now_s, tick=False)
+            except DeviceFault:
+                self._restore(now_s)
+                replies.append(_STORAGE)
+            except Exception:
+                log.exception("%s from %s", type(question.request).__name__, self._peer(question.connection).name)
+                self._restore(now_s)
+                replies.append(_INTERNAL)
+        try:
+            self._transact([], now_s)
+        except Exception:
+            log.exception("the round cannot go on")
+            self._stale = True
+        return replies
+
+    def _restore(self, now_s: float) -> None:
+        """After a failed transaction the service is ahead of the store: make it anew from there, if not now, then
+        before it is asked again.
+        """
+        self._stale = True
+        try:
+            self.service = self._make_service(now_s)
+            self._stale = False
+        except Exception as fault:
+            log.error("the store cannot be read: %s", fault)
 
     async def _show_news(self) -> None:
         while True:
             if self._news:
                 self._news = False
-                self._show(self.service)
+                try:
+                    self._show(self.service)
+                except Exception:  # a terminal that has gone away, a store that cannot be read just now
+                    log.exception("the run cannot be shown")
             await asyncio.sleep(_SHOW_S)
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
     def _peer(self, connection: Connection) -> Peer:
         return connection.peer or Peer(None, "a stranger")
@@ -286,5 +451,26 @@ class Server:
         if peer is None or peer.device is None:
             return
         up, down = channel.bytes_received - connection.counted_up, channel.bytes_sent - connection.counted_down
+        if not (up or down):  # a held question, asked again by ourselves
+            return
         connection.counted_up, connection.counted_down = channel.bytes_received, channel.bytes_sent
         self._store.note_traffic(peer.device, link=connection.link, now_s=now_s, bytes_up=up, bytes_down=down)
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Notice a device that lost its power within a minute, and not only when its question is answered."""
+    connection = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def _allow_many_files() -> None:
+    """A connection is a file: the usual limit of 1024 is less than a fleet."""
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _MAX_CONNECTIONS + 100 if hard == resource.RLIM_INFINITY else min(hard, _MAX_CONNECTIONS + 100)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,9 +7,10 @@ store.
 
 from __future__ import annotations
 
+import functools
+import logging
 import random
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,8 +21,8 @@ from coordinator.authority import Authority, secret_hash
 from coordinator.history import DeviceRecord, RoundRecord, RunHistory
 from coordinator.round import Event, Phase, Rounds
 from coordinator.store import RoundRow, Store, TaskRow
-from edge_runtime import messages, model
-from edge_runtime.errors import LocalError, RemoteError
+from edge_runtime import _kernels, messages, model
+from edge_runtime.errors import DeviceFault, LocalError, RemoteError
 from edge_runtime.features import Examples
 from edge_runtime.messages import (
     PROTOCOL,
@@ -44,6 +45,7 @@ from edge_runtime.messages import (
 )
 from edge_runtime.params import Tensor
 from edge_runtime.privacy.accountant import PureSpend
+from edge_runtime.privacy.laplace import LaplaceEvent
 from edge_runtime.task import Task
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ if TYPE_CHECKING:
 
     from edge_runtime._kernels import NoiseSource
 
+log = logging.getLogger("fedge.coordinator")
+
 _RETRY_S = 1.0
-_AWAY_AFTER_S = (
-    90.0  # a device that has not asked for so long is not counted on; long polls are at most 30 s by default
-)
+_AWAY_AFTER_S = 90.0  # a device that has not asked for so long is not counted on; polls are held for 60 s at most
+_FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _INTEGER_TENSORS = ("<i1", "<i2", "<i4")
 
 
@@ -94,13 +97,21 @@ class Service:
         self.task: Task = row.task
         self._params: NDArray[np.float32] = np.frombuffer(row.params, "<f4")
         self._spec = encode_task(row.task)
-        self._offer_params = Tensor.of(self._params)
+        size, privacy = row.task.model.parameter_count, row.task.privacy
+        self._noised = privacy.noise() if privacy.place != "none" else None
+        if self._noised is not None:
+            self._largest_release = aggregation.largest_local_release(
+                self._noised.levels, self._noised.log2_scale, size
+            )
+        self._total = np.zeros(size, np.int64)  # of the open round's integers; the store has every one of them too
+        self._offer: Offer | None = None
         self._asked_at_s: dict[str, float] = {}
         self._excluded: set[str] = set()  # declined for a reason that the next round will not change
-        self._enrolled = {device.device for device in store.devices() if not device.revoked}
-        self._links: dict[str, Literal["tcp", "serial"]] = {}
+        self._resting: dict[str, tuple[float, float]] = {}  # had no data: until when, and how long the rest is
+        self._enrolled = self._known_devices()
         rows = store.rounds(row.task_id)
         self._committed = sum(round_row.outcome == "committed" for round_row in rows)
+        self.closed = sum(round_row.outcome is not None for round_row in rows)  # rounds, committed or given up
         self._rounds = self._restore(rows, now_s)
 
     # What comes in
@@ -121,8 +132,8 @@ class Service:
                 "device", "not_enrolled", "this device has no certificate of this fleet: join with a code first"
             )
         match request:
-            case Hello(protocol, _, link):
-                return self._greet(peer, protocol, link)
+            case Hello(protocol):
+                return self._greet(peer.device, peer.name, protocol)
             case GetTask():
                 return self._task(peer.device, now_s)
             case Contribute():
@@ -141,10 +152,27 @@ class Service:
         """The device has hung up: do not count on it for the next round."""
         self._asked_at_s.pop(device, None)
 
-    @property
-    def wakeup_at_s(self) -> float | None:
+    def fleet_changed(self, now_s: float) -> None:
+        """Somebody else wrote to the store: devices may have been removed, which takes effect at once."""
+        rounds, known = self._rounds, self._known_devices()
+        gone, self._enrolled = self._enrolled - known, known
+        self.version += bool(gone)
+        for device in gone:
+            self._asked_at_s.pop(device, None)
+            if rounds.phase is Phase.COLLECTING and device in rounds.cohort - rounds.contributed - rounds.declined:
+                self._store.add_decline(self.task_id, rounds.number, device, "removed", "removed from the fleet", now_s)
+                rounds.declined.add(device)
+
+    def is_enrolled(self, device: str) -> bool:
+        """Whether the device is in the fleet, as far as the service knows."""
+        return device in self._enrolled
+
+    def wakeup_at_s(self, now_s: float) -> float | None:
         """When :meth:`tick` has to be called at the latest."""
-        return self._rounds.wakeup_at_s
+        times = [self._rounds.wakeup_at_s(now_s)]
+        if self._rounds.phase is Phase.GATHERING and self._resting:
+            times.append(min((until_s for until_s, _ in self._resting.values() if until_s > now_s), default=None))
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
     @property
     def finished_because(self) -> str | None:
@@ -195,6 +223,10 @@ class Service:
             return Refusal("device", "bad_request", str(fault))
         expires_at_s, used_by = invitation
         known = self._store.device(device)
+        if known is not None and known.revoked:
+            return Refusal(
+                "device", "removed", "this device's key was removed from the fleet: join with a new --home folder"
+            )
         if used_by is not None:
             if (
                 used_by == device and known is not None
@@ -213,14 +245,12 @@ class Service:
         self._store.use_invitation(key, device)
         return Enrolled(device, known.certificate if known else certificate)
 
-    def _greet(self, peer: Peer, protocol: int, link: Literal["tcp", "serial"]) -> Reply:
-        assert peer.device is not None
+    def _greet(self, device: str, name: str, protocol: int) -> Reply:
         if protocol != PROTOCOL:
             text = f"the device speaks protocol {protocol}, this coordinator {PROTOCOL}: upgrade the older one"
             return Refusal("device" if protocol < PROTOCOL else "coordinator", "protocol", text)
-        self._links[peer.device] = link
-        self._excluded.discard(peer.device)  # it may have been restarted with another policy or budget
-        return Welcome(peer.device, peer.name)
+        self._excluded.discard(device)  # it may have been restarted with another policy or budget
+        return Welcome(device, name)
 
     # Rounds
 
@@ -231,13 +261,14 @@ class Service:
             return Finished(self._row.task_id, self._row.finished_because)
         answered = device in rounds.contributed or device in rounds.declined
         if rounds.phase is Phase.COLLECTING and device in rounds.cohort and not answered:
-            return Offer(self._row.task_id, rounds.number, len(rounds.cohort), self._spec, self._offer_params)
+            if self._offer is None:  # one object a round: the server encodes it once
+                params = Tensor.of(self._params)
+                self._offer = Offer(self._row.task_id, rounds.number, len(rounds.cohort), self._spec, params)
+            return self._offer
         return Wait(_RETRY_S)
 
     def _contribute(self, device: str, request: Contribute, now_s: float) -> Reply:
         self._asked_at_s[device] = now_s
-        if request.task_id != self._row.task_id:
-            return Receipt(request.release_id, "late")
         recorded = self._store.contribution(request.task_id, request.round, device)
         if recorded is not None:
             if recorded == request.release_id:
@@ -245,6 +276,8 @@ class Service:
             return Refusal(
                 "device", "already_contributed", f"{device} has contributed to round {request.round} already"
             )
+        if request.task_id != self._row.task_id:
+            return Receipt(request.release_id, "late")
         rounds = self._rounds
         if request.round > rounds.number:
             return Refusal(
@@ -254,32 +287,47 @@ class Service:
             return Receipt(request.release_id, "late")
         if device not in rounds.cohort:
             return Refusal("device", "not_asked", f"{device} was not asked to take part in round {request.round}")
-        if fault := self._fault(request):
+        fault, integers = self._examine(request)
+        if fault is not None:
             self._store.add_decline(request.task_id, request.round, device, "task", f"refused: {fault}", now_s)
             rounds.declined.add(device)
+            self._excluded.add(device)  # what is wrong with it costs it budget in every round
             return Refusal("device", "bad_update", fault)
         self._store.add_contribution(
-            request.task_id, request.round, device, request.release_id, messages.encode(request), now_s
+            request.task_id, request.round, device, request.release_id, request.update, request.examples, now_s
         )
+        if integers is not None:
+            _kernels.accumulate_i32(self._total, integers)
         rounds.contributed.add(device)
         rounds.declined.discard(device)
+        self._resting.pop(device, None)
         return Receipt(request.release_id, "accepted")
 
-    def _fault(self, request: Contribute) -> str | None:
-        """What is wrong with an update, judged by the task alone."""
-        size, privacy = self.task.model.parameter_count, self.task.privacy
+    def _examine(self, request: Contribute) -> tuple[str | None, NDArray[np.int32] | None]:
+        """What is wrong with an update, judged by the task alone; and its integers, where the task asks for those."""
+        size, noise = self.task.model.parameter_count, self._noised
         update = request.update
         if update.shape != (size,):
-            return f"the update has shape {list(update.shape)}, the model has {size} parameters"
-        if privacy.place == "none":
+            return f"the update has shape {list(update.shape)}, the model has {size} parameters", None
+        if noise is None:
             if update.dtype != "<f4" or request.examples is None:
-                return "an update without noise is float32 and carries its number of examples"
-            return None if np.isfinite(update.array()).all() else "the update holds NaN or an infinity"
+                return "an update without noise is float32 and carries its number of examples", None
+            with np.errstate(over="ignore", invalid="ignore"):
+                # If every device's own model is finite, then so is their mean: nobody can spoil the round.
+                finite = np.isfinite(self._params + update.array()).all()
+            return None if finite else "the update holds NaN, an infinity, or leads to one", None
         if update.dtype not in _INTEGER_TENSORS:
-            return f"the update is {update.dtype}, the task's updates are integers on its grid"
-        if privacy.place == "central" and not privacy.noise().fits(update.array().astype(np.int32)):
-            return f"the update's integer L1 norm is above the {privacy.noise().levels} levels of the task's clip norm"
-        return None
+            return f"the update is {update.dtype}, the task's updates are integers on its grid", None
+        integers = update.array().astype(np.int32, copy=False)
+        norm = _kernels.integer_l1_norm(integers)
+        if self.task.privacy.place == "central":
+            if norm > noise.levels:
+                return f"the update's integer L1 norm is {norm}, above the {noise.levels} levels of the clip norm", None
+            return None, integers
+        one, most = self._largest_release
+        if norm > most or (size and max(int(integers.max()), -int(integers.min())) > one):
+            return f"the update is larger than clipping and noise can make it: L1 norm {norm}, most {most}", None
+        return None, integers
 
     def _decline(self, device: str, request: Decline, now_s: float) -> Reply:
         self._asked_at_s[device] = now_s
@@ -292,6 +340,10 @@ class Service:
                 rounds.declined.add(device)
             if request.code in ("budget_spent", "policy", "task"):
                 self._excluded.add(device)
+            else:  # a sensor that is warming up, a file in the making: ask again, less and less often
+                _, rest_s = self._resting.get(device, (0.0, _FIRST_REST_S / 2))
+                rest_s = min(2 * rest_s, _LONGEST_REST_S)
+                self._resting[device] = (now_s + rest_s, rest_s)
         return Receipt("", "noted")
 
     def _gather(self, now_s: float) -> None:
@@ -314,31 +366,24 @@ class Service:
         there = (
             device
             for device, asked_s in self._asked_at_s.items()
-            if now_s - asked_s < _AWAY_AFTER_S and device in self._enrolled and device not in self._excluded
+            if now_s - asked_s < _AWAY_AFTER_S
+            and device in self._enrolled
+            and device not in self._excluded
+            and self._resting.get(device, (0.0, 0.0))[0] <= now_s
         )
         cohort = self._rounds.choose(there, now_s, self._rng)
         if cohort is not None:
             self._rounds.open(cohort, now_s)
             self._store.open_round(self._row.task_id, self._rounds.number, tuple(sorted(cohort)), now_s)
+            self._total[:] = 0
+            self._offer = None
             self.version += 1
 
     def _close(self, event: Event, now_s: float) -> None:
         rounds = self._rounds
         rounds.step(event, now_s)
         if rounds.phase is Phase.AGGREGATING:
-            params, update_l2 = self._aggregate()
-            if np.isfinite(params).all():
-                self._params, self._offer_params = params, Tensor.of(params)
-                score = model.score(self.task.model, params, self._evaluation) if self._evaluation else None
-                self._store.commit_round(
-                    self._row.task_id,
-                    rounds.number,
-                    params=params.astype("<f4").tobytes(),
-                    update_l2=update_l2,
-                    loss=score.loss if score else None,
-                    accuracy=score.accuracy if score else None,
-                    now_s=now_s,
-                )
+            if self._commit(now_s):
                 self._committed += 1
                 rounds.step(Event.COMMITTED, now_s)
             else:
@@ -346,27 +391,40 @@ class Service:
                 rounds.step(Event.UNUSABLE, now_s)
         else:
             self._store.abandon_round(self._row.task_id, rounds.number, now_s)
+        self._offer = None
+        self.closed += 1
         self.version += 1
 
-    def _aggregate(self) -> tuple[NDArray[np.float32], float]:
-        """The next model and the L2 norm of the step to it."""
-        size, privacy = self.task.model.parameter_count, self.task.privacy
-        received = self._contributions()
-        if privacy.place == "none":
-            mean = aggregation.weighted_mean(
-                ((update.update.array(), update.examples or 1) for update in received), size
-            )
-        else:
-            integers = (update.update.array().astype(np.int32) for update in received)
-            mean = aggregation.private_mean(integers, size, privacy, self._noise)
+    def _commit(self, now_s: float) -> bool:
+        """Whether the round's mean made a new model."""
+        try:
+            mean = self._mean()
+        except (ValueError, DeviceFault) as fault:
+            log.error("round %d cannot be aggregated and is given up: %s", self._rounds.number, fault)
+            return False
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._params + mean, float(np.linalg.norm(mean.astype(np.float64)))
+            params = self._params + mean
+        if not np.isfinite(params).all():
+            return False
+        self._params = params
+        score = model.score(self.task.model, params, self._evaluation) if self._evaluation else None
+        self._store.commit_round(
+            self._row.task_id,
+            self._rounds.number,
+            params=params.astype("<f4", copy=False).tobytes(),
+            update_l2=float(np.linalg.norm(mean.astype(np.float64))),
+            loss=_finite(score.loss) if score else None,
+            accuracy=score.accuracy if score else None,
+            now_s=now_s,
+        )
+        return True
 
-    def _contributions(self) -> Iterator[Contribute]:
-        for stored in self._store.contributions(self._row.task_id, self._rounds.number):
-            message = messages.decode(stored, peer="the store")
-            assert isinstance(message, Contribute)
-            yield message
+    def _mean(self) -> NDArray[np.float32]:
+        size, privacy = self.task.model.parameter_count, self.task.privacy
+        if privacy.place == "none":
+            received = self._store.contributions(self._row.task_id, self._rounds.number)
+            return aggregation.weighted_mean(((update.array(), weight or 1) for update, weight in received), size)
+        return aggregation.private_mean(self._total, len(self._rounds.contributed), privacy, self._noise)
 
     def _finish(self, reason: str, now_s: float) -> None:
         self._store.finish_task(self._row.task_id, reason)
@@ -388,7 +446,19 @@ class Service:
                 self._store.decliners(self._row.task_id, number),
                 now_s,
             )
+            if self._noised is not None:
+                self._sum_stored(number)
         return rounds
+
+    def _sum_stored(self, number: int) -> None:
+        try:
+            for update, _ in self._store.contributions(self._row.task_id, number):
+                _kernels.accumulate_i32(self._total, update.array().astype(np.int32, copy=False))
+        except ValueError as fault:
+            raise DeviceFault(f"the coordinator's store is damaged: an update of round {number}: {fault}") from None
+
+    def _known_devices(self) -> set[str]:
+        return {device.device for device in self._store.devices() if not device.revoked}
 
 
 def start_task(
@@ -416,6 +486,7 @@ def history(
     answers = store.answers(row.task_id)
     private = row.task.privacy.place != "none"
     event = row.task.privacy.noise().event if private else None
+    epsilon = functools.cache(functools.partial(_epsilon, event))  # most devices have contributed equally often
     devices = []
     for device in store.devices():
         contributions = counts.get(device.device, 0)
@@ -429,7 +500,7 @@ def history(
                 contributions=contributions,
                 bytes_up=device.bytes_up,
                 bytes_down=device.bytes_down,
-                epsilon=PureSpend().plus(event, contributions).epsilon if event else None,
+                epsilon=epsilon(contributions),
                 note=declines.get(device.device, ""),
             )
         )
@@ -461,6 +532,14 @@ def _record(row: RoundRow, answers: dict[int, tuple[int, int]]) -> RoundRecord:
         loss=row.loss,
         accuracy=row.accuracy,
     )
+
+
+def _epsilon(event: LaplaceEvent | None, times: int) -> float | None:
+    return PureSpend().plus(event, times).epsilon if event else None
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _printable(text: str) -> str:

@@ -27,10 +27,13 @@ from edge_runtime.device import Device
 from edge_runtime.errors import RemoteError
 from edge_runtime.features import Examples
 from edge_runtime.ledger import Ledger
-from edge_runtime.messages import GetTask, Offer, Reply, Request, Wait
+from edge_runtime.messages import Finished, GetTask, Hello, Message, Offer, Reply, Request, Wait
 from edge_runtime.policy import Policy
 from edge_runtime.sources import Source
 from edge_runtime.task import Task
+
+_ALIKE = (Hello, GetTask, Wait, Finished)
+_SHORT_BYTES = 40  # the requests that are alike; a receipt is longer
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,39 @@ class _Simulated:
     name: str
     device: Device
     source: Source
+    peer: Peer
     bytes_up: int = 0
     bytes_down: int = 0
+    heard_s: float = 0.0
+
+
+class _Codec:
+    """Messages to bytes and back. What thousands of devices say or hear in the same words is worked out once."""
+
+    def __init__(self) -> None:
+        self._offer: tuple[Offer, bytes] | None = None
+        self._decoded_offer: tuple[bytes, Offer] | None = None
+        self._encode_short = functools.lru_cache(maxsize=64)(messages.encode)
+        self._decode_short = functools.lru_cache(maxsize=64)(
+            functools.partial(messages.decode, peer="a simulated peer")
+        )
+
+    def encode(self, message: Message) -> bytes:
+        if isinstance(message, Offer):
+            if self._offer is None or self._offer[0] is not message:
+                self._offer = (message, messages.encode(message))
+            return self._offer[1]
+        return self._encode_short(message) if isinstance(message, _ALIKE) else messages.encode(message)
+
+    def decode(self, data: bytes) -> Message:
+        if self._decoded_offer is not None and self._decoded_offer[0] is data:
+            return self._decoded_offer[1]
+        if len(data) <= _SHORT_BYTES:
+            return self._decode_short(data)
+        message = messages.decode(data, peer="a simulated peer")
+        if isinstance(message, Offer):
+            self._decoded_offer = (data, message)
+        return message
 
 
 @dataclass(frozen=True)
@@ -91,15 +125,26 @@ class Simulation:
         budget = policy or Policy(epsilon_budget=1e6, places=("none", "local", "central"), minimum_cohort=1)
         self._devices = [_simulated(index, source, seed, budget) for index, source in enumerate(sources)]
         self._digest = hashlib.sha256()
-        self._seen_version = self._seen_committed = 0
+        self._seen_version = self._seen_closed = 0
+        self._tick_at_s: float | None = None
+        self._codec = _Codec()
 
     def run(self) -> Outcome:
         """Run the task to its end."""
         for device in self._devices:
             self._at(0.0, functools.partial(self._ask, device))
-        while self._heap and self._service.finished_because is None:
-            self._now_s, _, action = heapq.heappop(self._heap)
-            action()
+        with self._store.transaction():  # nothing has to survive: one for all
+            while self._heap and self._service.finished_because is None:
+                self._now_s, _, action = heapq.heappop(self._heap)
+                action()
+            for device in self._devices:
+                self._store.note_traffic(
+                    device.name,
+                    link="tcp",
+                    now_s=device.heard_s,
+                    bytes_up=device.bytes_up,
+                    bytes_down=device.bytes_down,
+                )
         return Outcome(self._service.params, self._service.history(self._now_s), self._digest.hexdigest())
 
     # A device's request on its way, the coordinator's answer on its way back
@@ -108,62 +153,65 @@ class Simulation:
         request = device.device.request(self._now_s)
         if request is None:
             if device.device.finished_because is None:
-                self._at(max(device.device.wakeup_at_s, self._now_s), lambda: self._ask(device))
+                self._at(max(device.device.wakeup_at_s, self._now_s), functools.partial(self._ask, device))
             return
-        data = messages.encode(request)
+        data = self._codec.encode(request)
         device.bytes_up += len(data)
-        self._at(self._now_s + self._travel_s(data), lambda: self._arrive(device, data))
+        self._at(self._now_s + self._travel_s(data), functools.partial(self._arrive, device, data))
 
     def _arrive(self, device: _Simulated, data: bytes) -> None:
-        request = messages.decode(data, peer=device.name)
+        request = self._codec.decode(data)
         assert isinstance(request, Request)
-        with self._store.transaction():
-            reply = self._service.handle(Peer(device.name, device.name), request, self._now_s)
-            self._service.tick(self._now_s)
+        device.heard_s = self._now_s
+        self._serve(device, request)
+
+    def _serve(self, device: _Simulated, request: Request) -> None:
+        reply = self._service.handle(device.peer, request, self._now_s)
+        self._service.tick(self._now_s)
         if isinstance(reply, Wait) and isinstance(request, GetTask):
             self._waiting.append((device, request))
-            self._watch_the_clock()
         else:
             self._answer(device, reply)
         self._notice()
 
     def _answer(self, device: _Simulated, reply: Reply) -> None:
-        data = messages.encode(reply)
+        data = self._codec.encode(reply)
         device.bytes_down += len(data)
-        self._at(self._now_s + self._travel_s(data), lambda: self._hear(device, data))
+        self._at(self._now_s + self._travel_s(data), functools.partial(self._hear, device, data))
 
     def _hear(self, device: _Simulated, data: bytes) -> None:
-        reply = messages.decode(data, peer="the coordinator")
+        reply = self._codec.decode(data)
         assert isinstance(reply, Reply)
         try:
             device.device.receive(reply, self._now_s)
         except RemoteError:
             device.device.connected()  # as the agent does: begin again
-        self._at(self._now_s + self._work_s(device, reply), lambda: self._ask(device))
+        self._at(self._now_s + self._work_s(device, reply), functools.partial(self._ask, device))
 
     def _notice(self) -> None:
         """Wake the held questions whenever their answer may have changed, as the server does."""
+        self._watch_the_clock()
         if self._service.version == self._seen_version:
             return
         self._seen_version = self._service.version
         waiting, self._waiting = self._waiting, []
         for device, request in waiting:
-            data = messages.encode(request)
-            self._at(self._now_s, functools.partial(self._arrive, device, data))
-        history = self._service.history(self._now_s)
-        if len(history.rounds) > self._seen_committed:
-            self._seen_committed = len(history.rounds)
-            self._digest.update(self._service.params.astype("<f4").tobytes())
-            self._on_round(history)
+            self._at(self._now_s, functools.partial(self._serve, device, request))
+        if self._service.closed > self._seen_closed:
+            self._seen_closed = self._service.closed
+            self._digest.update(self._service.params.astype("<f4", copy=False).tobytes())
+            self._on_round(self._service.history(self._now_s))
 
     def _watch_the_clock(self) -> None:
-        wakeup_s = self._service.wakeup_at_s
-        if wakeup_s is not None:
+        """Have one tick on the heap for the time the service asks for."""
+        wakeup_s = self._service.wakeup_at_s(self._now_s)
+        if wakeup_s is not None and wakeup_s != self._tick_at_s:
+            self._tick_at_s = wakeup_s
             self._at(max(wakeup_s, self._now_s), self._tick)
 
     def _tick(self) -> None:
-        with self._store.transaction():
-            self._service.tick(self._now_s)
+        self._tick_at_s = None
+        self._service.tick(self._now_s)
         self._notice()
 
     def _travel_s(self, data: bytes) -> float:
@@ -189,7 +237,8 @@ def _simulated(index: int, source: Source, seed: int, policy: Policy) -> _Simula
         shuffle=np.random.default_rng([seed, index + 1]),
         new_id=lambda: f"{index:08d}-{next(ids):08d}",
     )
-    return _Simulated(f"dev-{index:06d}", device, source)
+    name = f"dev-{index:06d}"
+    return _Simulated(name, device, source, Peer(name, name))
 
 
 def _keystream(seed: int, purpose: str) -> seeded.SeededRng:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.durable import open_database, transaction
-from edge_runtime.errors import DeviceFault
+from edge_runtime.errors import DeviceFault, RemoteError
 from edge_runtime.messages import decode_task, encode_task
+from edge_runtime.params import Tensor
 from edge_runtime.task import Task
 
+_ITEM_BYTES = {"<f4": 4, "<i1": 1, "<i2": 2, "<i4": 4}
 _SCHEMA = """
 CREATE TABLE device (
     device TEXT PRIMARY KEY,
@@ -33,6 +35,7 @@ CREATE TABLE device (
     bytes_up INTEGER NOT NULL DEFAULT 0,
     bytes_down INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX device_by_certificate ON device (certificate);
 CREATE TABLE invitation (
     secret_hash BLOB PRIMARY KEY,
     expires_at REAL NOT NULL,
@@ -64,7 +67,9 @@ CREATE TABLE contribution (
     device TEXT NOT NULL REFERENCES device,
     release_id TEXT NOT NULL,
     received_at REAL NOT NULL,
-    message BLOB,            -- dropped when the round is closed
+    dtype TEXT NOT NULL,
+    examples INTEGER,        -- the weight, where the task asks for one
+    data BLOB,               -- the update's items; dropped when the round is closed
     PRIMARY KEY (task_id, round, device),
     FOREIGN KEY (task_id, round) REFERENCES round (task_id, number)
 ) STRICT;
@@ -125,12 +130,33 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, on the disk when it ends. Raises DeviceFault when the disk does not take it."""
+        """All or nothing, on the disk when it ends. Raises DeviceFault when the disk does not take it or the file is
+        damaged.
+        """
         try:
+            if self._database.in_transaction:  # a rollback that failed with the disk
+                self._database.execute("ROLLBACK")
             with transaction(self._database):
                 yield
-        except sqlite3.OperationalError as fault:
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):  # our own mistakes
+            raise
+        except sqlite3.Error as fault:
             raise DeviceFault(f"the coordinator's store cannot be written: {fault}") from fault
+
+    def check(self) -> None:
+        """Raises DeviceFault when the file is damaged: better told at the start than in the middle of a round."""
+        try:
+            (health,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as fault:
+            health = str(fault)
+        if health != "ok":
+            raise DeviceFault(f"the coordinator's store is damaged ({health}): restore it from a backup")
+
+    @property
+    def data_version(self) -> int:
+        """Changes when another process has written: a device was invited, or removed."""
+        (version,) = self._one("PRAGMA data_version")
+        return int(version)
 
     # Devices and invitations
 
@@ -200,12 +226,23 @@ class Store:
     def latest_task(self) -> TaskRow | None:
         row = self._one(
             "SELECT task_id, spec, started_at, finished_because, model_round, params FROM task "
-            "ORDER BY started_at DESC LIMIT 1"
+            "ORDER BY rowid DESC LIMIT 1"  # not by the clock, which may have been set back since
         )
         if row is None:
             return None
         task_id, spec, *rest = row
-        return TaskRow(task_id, decode_task(spec), *rest)
+        try:
+            found = TaskRow(task_id, decode_task(spec), *rest)
+        except RemoteError as fault:
+            raise DeviceFault(f"the coordinator's store is damaged: {fault}") from None
+        if len(found.params) != 4 * found.task.model.parameter_count:
+            raise DeviceFault(f"the coordinator's store is damaged: the model of {task_id} has a wrong size")
+        return found
+
+    def largest_model_bytes(self) -> int:
+        """Size of the largest model of any task so far: a device may still hold a release for an old one."""
+        (largest,) = self._one("SELECT COALESCE(MAX(LENGTH(params)), 0) FROM task")
+        return int(largest)
 
     def finish_task(self, task_id: str, reason: str) -> None:
         self._run("UPDATE task SET finished_because = ? WHERE task_id = ?", reason, task_id)
@@ -250,7 +287,7 @@ class Store:
             task_id,
             number,
         )
-        self._drop_messages(task_id, number)
+        self._drop_updates(task_id, number)
 
     def abandon_round(self, task_id: str, number: int, now_s: float) -> None:
         self._run(
@@ -259,23 +296,34 @@ class Store:
             task_id,
             number,
         )
-        self._drop_messages(task_id, number)
+        self._drop_updates(task_id, number)
 
     # Contributions
 
     def add_contribution(
-        self, task_id: str, number: int, device: str, release_id: str, message: bytes, now_s: float
+        self,
+        task_id: str,
+        number: int,
+        device: str,
+        release_id: str,
+        update: Tensor,
+        examples: int | None,
+        now_s: float,
     ) -> None:
+        """Keep an update until its round is closed; a decline that went before is void."""
         self._run(
-            "INSERT INTO contribution (task_id, round, device, release_id, received_at, message) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO contribution (task_id, round, device, release_id, received_at, dtype, examples, data) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             task_id,
             number,
             device,
             release_id,
             now_s,
-            message,
+            update.dtype,
+            examples,
+            update.data,
         )
+        self._run("DELETE FROM decline WHERE task_id = ? AND round = ? AND device = ?", task_id, number, device)
 
     def contribution(self, task_id: str, number: int, device: str) -> str | None:
         """The release id that this device's contribution to this round carried, if it made one."""
@@ -291,14 +339,20 @@ class Store:
         rows = self._all("SELECT device FROM contribution WHERE task_id = ? AND round = ?", task_id, number)
         return [device for (device,) in rows]
 
-    def contributions(self, task_id: str, number: int) -> Iterator[bytes]:
-        """The stored messages of a round, one at a time, in an order that does not depend on who was fast."""
-        yield from (
-            message
-            for (message,) in self._database.execute(
-                "SELECT message FROM contribution WHERE task_id = ? AND round = ? ORDER BY device", (task_id, number)
-            )
+    def contributions(self, task_id: str, number: int) -> Iterator[tuple[Tensor, int | None]]:
+        """The updates of a round with their weights, one at a time, in an order that does not depend on who was fast.
+
+        Raises DeviceFault when one is damaged.
+        """
+        rows = self._database.execute(
+            "SELECT device, dtype, examples, data FROM contribution WHERE task_id = ? AND round = ? ORDER BY device",
+            (task_id, number),
         )
+        for device, dtype, examples, data in rows:
+            try:
+                yield Tensor(dtype, (len(data) // _ITEM_BYTES[dtype],), data), examples
+            except (ValueError, TypeError, KeyError) as fault:
+                raise DeviceFault(f"the coordinator's store is damaged: {device} in round {number}: {fault}") from None
 
     def contribution_counts(self, task_id: str) -> dict[str, int]:
         rows = self._all("SELECT device, COUNT(*) FROM contribution WHERE task_id = ? GROUP BY device", task_id)
@@ -335,8 +389,8 @@ class Store:
         rows = self._all("SELECT device, reason FROM decline WHERE task_id = ? ORDER BY round", task_id)
         return dict(rows)
 
-    def _drop_messages(self, task_id: str, number: int) -> None:
-        self._run("UPDATE contribution SET message = NULL WHERE task_id = ? AND round = ?", task_id, number)
+    def _drop_updates(self, task_id: str, number: int) -> None:
+        self._run("UPDATE contribution SET data = NULL WHERE task_id = ? AND round = ?", task_id, number)
 
     def _run(self, statement: str, *values: Any) -> None:
         self._database.execute(statement, values)

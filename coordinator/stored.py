@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,7 +29,12 @@ def open_store(home: Path) -> Store:
 def latest_run(home: Path) -> tuple[RunHistory, NDArray[np.float32]]:
     """The latest task's history and model (P,). Raises LocalError when no task was run yet."""
     load_config(home)
-    store, now_s = open_store(home), time.time()
+    with contextlib.closing(open_store(home)) as store:
+        return _latest_run(store, home)
+
+
+def _latest_run(store: Store, home: Path) -> tuple[RunHistory, NDArray[np.float32]]:
+    now_s = time.time()
     row = store.latest_task()
     if row is None:
         raise LocalError(f"no task has been run in {home} yet: fedge coordinator run")
@@ -40,7 +46,6 @@ def latest_run(home: Path) -> tuple[RunHistory, NDArray[np.float32]]:
     if row.finished_because is not None:
         state, connected = "finished", set()
     picture = history(store, row, now_s=now_s, connected=connected, state=state, open_round=open_round)
-    store.close()
     return picture, np.frombuffer(row.params, "<f4").astype(np.float32)
 
 
