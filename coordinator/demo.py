@@ -254,12 +254,12 @@ def _introduce(console: Console, fleet: Fleet, folder: Path) -> None:
     console.print(
         f"[bold]{fleet.task.name}[/]: {len(fleet.members)} devices, {fleet.task.model.parameter_count} parameters"
     )
-    for line in fleet.story:
-        console.print(f"  {line}", markup=False, highlight=False)
+    for paragraph in fleet.story:
+        console.print(paragraph, markup=False, highlight=False)
     serial = sum(member.link == "serial" for member in fleet.members)
     live = sum(member.live for member in fleet.members)
     console.print(
-        f"  {len(fleet.members) - serial} over TCP with mutual TLS, {serial} over serial lines "
+        f"{len(fleet.members) - serial} over TCP with mutual TLS, {serial} over serial lines "
         "(115200 baud, 1 byte in 10,000 hit), "
         f"{live} with a live sensor behind another such line; everything in {folder}/",
         highlight=False,

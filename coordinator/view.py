@@ -109,11 +109,15 @@ def interesting(devices: Iterable[DeviceRecord], count: int) -> list[DeviceRecor
 
 
 def devices_table(history: RunHistory, *, rows: int = SHOWN_DEVICES) -> Table:
-    """The ``rows`` most interesting devices: link, state, bytes, epsilon spent; totals over all devices at the foot."""
+    """The ``rows`` most interesting devices: link, state, bytes, epsilon spent; totals over all devices at the foot.
+
+    The state is left out once the task is finished, the notes when there are none: 80 columns are then enough.
+    """
     devices = history.devices
     names = device_names(devices)
     shown = list(devices) if len(devices) <= rows else interesting(devices, rows)
     more = len(devices) - len(shown)
+    with_state, with_notes = history.state != "finished", any(device.note for device in shown)
     table = Table(
         box=SIMPLE_HEAD,
         show_footer=bool(devices),
@@ -122,43 +126,47 @@ def devices_table(history: RunHistory, *, rows: int = SHOWN_DEVICES) -> Table:
         pad_edge=False,
     )
     epsilons = [device.epsilon for device in devices if device.epsilon is not None]
-    table.add_column("device", f"{len(devices)} in all", overflow="fold")
+    table.add_column("device", f"{len(devices)} in all", no_wrap=True, min_width=12)
     table.add_column("link")
-    table.add_column("state", f"{sum(d.state == 'connected' for d in devices)} connected")
+    if with_state:
+        table.add_column("state", f"{sum(d.state == 'connected' for d in devices)} connected", no_wrap=True)
     table.add_column("rounds", str(sum(d.contributions for d in devices)), justify="right")
     table.add_column("up", size_text(sum(d.bytes_up for d in devices)), justify="right", no_wrap=True)
     table.add_column("down", size_text(sum(d.bytes_down for d in devices)), justify="right", no_wrap=True)
     most = f"≤ {epsilon_text(max(epsilons))}" if epsilons else NONE
     table.add_column("epsilon", most, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
+    if with_notes:
+        table.add_column("note", overflow="fold", min_width=16)
     for device in shown:
-        table.add_row(
-            Text(names[device.device], style="bold"),
-            Text(device.link),
-            Text(device.state, style="green" if device.state == "connected" else "dim"),
+        cells = [Text(names[device.device], style="bold"), Text(device.link)]
+        if with_state:
+            cells.append(Text(device.state, style="green" if device.state == "connected" else "dim"))
+        cells += [
             Text(str(device.contributions)),
             Text(size_text(device.bytes_up)),
             Text(size_text(device.bytes_down)),
             Text(epsilon_text(device.epsilon)),
-            Text(plain(device.note, NOTE_LIMIT), style="yellow"),
-        )
+        ]
+        if with_notes:
+            cells.append(Text(plain(device.note, NOTE_LIMIT), style="yellow"))
+        table.add_row(*cells)
     return table
 
 
 def comparison_table(rows: Sequence[Comparison], console: Console) -> None:
     """Print the final table: ways to train, scored on the same evaluation set."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("training", overflow="fold")
+    table.add_column("training", min_width=23)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("epsilon per device", justify="right")
-    table.add_column("note", overflow="fold")
+    table.add_column("epsilon", justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold", min_width=14)
     for row in rows:
         table.add_row(
             Text(plain(row.label, 60), style="bold"),
             Text(percent_text(row.accuracy)),
-            Text("█" * round(16 * (row.accuracy or 0)), style="cyan"),
+            Text("█" * round(6 * (row.accuracy or 0)), style="cyan"),
             Text(number_text(row.loss)),
             Text("no guarantee", style="dim") if row.epsilon is None else Text(epsilon_text(row.epsilon)),
             Text(plain(row.note, NOTE_LIMIT)),
