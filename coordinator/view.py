@@ -24,6 +24,7 @@ from coordinator.history import Comparison, DeviceRecord, RoundRecord, RunHistor
 
 NAME_LIMIT = 28
 NOTE_LIMIT = 160
+_ROOM_FOR_BARS = 100
 SHOWN_DEVICES = 20
 SHOWN_ROUNDS = 6
 NONE = "–"
@@ -154,23 +155,26 @@ def devices_table(history: RunHistory, *, rows: int = SHOWN_DEVICES) -> Table:
 
 
 def comparison_table(rows: Sequence[Comparison], console: Console) -> None:
-    """Print the final table: ways to train, scored on the same evaluation set."""
+    """Print the final table: ways to train, scored on the same evaluation set; with bars where there is room."""
+    with_bars = console.width >= _ROOM_FOR_BARS
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("training", min_width=23)
     table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    if with_bars:
+        table.add_column("", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("epsilon", justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold", min_width=14)
+    table.add_column("note")
     for row in rows:
-        table.add_row(
-            Text(plain(row.label, 60), style="bold"),
-            Text(percent_text(row.accuracy)),
-            Text("█" * round(6 * (row.accuracy or 0)), style="cyan"),
+        cells = [Text(plain(row.label, 60), style="bold"), Text(percent_text(row.accuracy))]
+        if with_bars:
+            cells.append(Text("█" * round(16 * (row.accuracy or 0)), style="cyan"))
+        cells += [
             Text(number_text(row.loss)),
             Text("no guarantee", style="dim") if row.epsilon is None else Text(epsilon_text(row.epsilon)),
             Text(plain(row.note, NOTE_LIMIT)),
-        )
+        ]
+        table.add_row(*cells)
     console.print(table)
 
 
