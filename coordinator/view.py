@@ -157,7 +157,7 @@ def devices_table(history: RunHistory, *, rows: int = SHOWN_DEVICES) -> Table:
 def comparison_table(rows: Sequence[Comparison], console: Console) -> None:
     """Print the final table: ways to train, scored on the same evaluation set; with bars where there is room."""
     with_bars = console.width >= _ROOM_FOR_BARS
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("training", min_width=23)
     table.add_column("accuracy", justify="right", no_wrap=True)
     if with_bars:
