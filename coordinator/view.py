@@ -158,7 +158,7 @@ def comparison_table(rows: Sequence[Comparison], console: Console) -> None:
     """Print the final table: ways to train, scored on the same evaluation set; with bars where there is room."""
     with_bars = console.width >= _ROOM_FOR_BARS
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("training", min_width=23)
+    table.add_column("training", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     if with_bars:
         table.add_column("", no_wrap=True)
