@@ -76,11 +76,12 @@ def _open_line(options: argparse.Namespace, number: int = 0) -> LineSimulator:
     return LineSimulator(baud=options.baud, corrupt=options.loss, mode=options.mode, seed=options.seed + number)
 
 
-def _wait_for_stop() -> None:
+def _stop_signal() -> threading.Event:
+    """Set by SIGINT and SIGTERM from now on: ask for it before telling anybody that the command is ready."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    return stop
 
 
 def _ports(_: argparse.Namespace) -> int:
@@ -94,15 +95,17 @@ def _ports(_: argparse.Namespace) -> int:
 
 
 def _line(options: argparse.Namespace) -> int:
+    stop = _stop_signal()
     with ExitStack() as stack:
         for number in range(options.count):
             line = stack.enter_context(_open_line(options, number))
             print(f"{line.a} {line.b}", flush=True)
-        _wait_for_stop()
+        stop.wait()
     return 0
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    stop = _stop_signal()
     with _open_line(options) as line:
         command = [
             str(host_firmware_path()),
@@ -123,7 +126,7 @@ def _simulate(options: argparse.Namespace) -> int:
                 print(line.a, flush=True)
                 print(f"a simulated sensor board is on that tty; try: fedge bridge watch {line.a}", file=sys.stderr)
             try:
-                _wait_for_stop()
+                stop.wait()
             finally:
                 board.terminate()
     return 0

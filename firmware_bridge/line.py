@@ -411,8 +411,11 @@ class LinkPort:
         with contextlib.suppress(OSError, AttributeError, NotImplementedError):
             # The lock goes with the last descriptor, and somebody else may hold one on a pty: unlock by hand.
             fcntl.ioctl(port.fileno(), termios.TIOCNXCL)
+        leaked = getattr(port, "_socket", None)
         with contextlib.suppress(OSError):
             port.close()
+        if leaked is not None:
+            leaked.close()  # pyserial 3.5 forgets to when the peer hung up first
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -9,6 +9,7 @@ import termios
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import serial
 from serial.tools import list_ports as _list_ports
@@ -77,6 +78,9 @@ def open_port(url: str, *, baud: int = 115200, dtr: bool | None = None) -> seria
 
 def _open_url(url: str, baud: int) -> serial.SerialBase:
     try:
+        address = urlsplit(url)
+        if address.scheme in ("socket", "rfc2217") and (not address.hostname or address.port is None):
+            raise ValueError("host or port is missing")
         return serial.serial_for_url(url, baudrate=baud, timeout=0)
     except ValueError as error:
         raise LocalError(f"{url}: not an address: {error}; want socket://host:port or rfc2217://host:port") from error
@@ -86,8 +90,8 @@ def _open_url(url: str, baud: int) -> serial.SerialBase:
 
 def _explain(url: str, baud: int, error: Exception) -> DeviceFault | LocalError:
     number = getattr(error, "errno", None)
-    if number is None and isinstance(error.__context__, OSError):
-        number = error.__context__.errno
+    if number is None and isinstance(error.__context__, OSError | termios.error):
+        number = error.__context__.args[0]  # pyserial wraps both and keeps the number for neither
     match number:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.EIO:
             return PortNotReady(f"{url}: there is no such port now; `fedge bridge ports` lists those there are")

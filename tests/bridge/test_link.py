@@ -344,7 +344,13 @@ def test_small_writes_share_frames_and_streams_do_not() -> None:
 
 
 def test_bad_arguments_are_the_callers_fault() -> None:
-    for options in ({"epoch": 0}, {"epoch": 2**32}, {"line_rate_bps": 10}, {"max_payload_bytes": 20}, {"identity": bytes(33)}):
+    for options in (
+        {"epoch": 0},
+        {"epoch": 2**32},
+        {"line_rate_bps": 10},
+        {"max_payload_bytes": 20},
+        {"identity": bytes(33)},
+    ):
         with pytest.raises(LocalError):
             Link(**{"epoch": 1, **options})
     with pytest.raises(LocalError):
