@@ -374,8 +374,8 @@ class LinkPort:
                         pass
                 told.append(event)
             self._changed.notify_all()
-        for event in told:
-            self._tell(event)
+        for news in told:
+            self._tell(news)
 
     def _tell(self, event: LineEvent) -> None:
         if self._on_event is not None:

@@ -38,17 +38,20 @@ def in_background(function, *arguments) -> threading.Thread:
 
 def test_bytes_cross_a_lossy_line_both_ways_at_once() -> None:
     here, there = random.Random(1).randbytes(30_000), random.Random(2).randbytes(30_000)
-    with LineSimulator(baud=FAST, corrupt=1e-4, seed=3) as line:
-        with LinkPort(line.a, baud=FAST, identity=b"a") as a, LinkPort(line.b, baud=FAST, identity=b"b") as b:
-            assert a.wait_up(5)
-            assert b.wait_up(5)
-            assert (a.peer_identity, b.peer_identity) == (b"b", b"a")
-            writers = [in_background(a.write, 1, here, 20), in_background(b.write, 2, there, 20)]
-            assert receive(b, 1, len(here)) == here
-            assert receive(a, 2, len(there)) == there
-            for writer in writers:
-                writer.join()
-            assert a.flush(5)
+    with (
+        LineSimulator(baud=FAST, corrupt=1e-4, seed=3) as line,
+        LinkPort(line.a, baud=FAST, identity=b"a") as a,
+        LinkPort(line.b, baud=FAST, identity=b"b") as b,
+    ):
+        assert a.wait_up(5)
+        assert b.wait_up(5)
+        assert (a.peer_identity, b.peer_identity) == (b"b", b"a")
+        writers = [in_background(a.write, 1, here, 20), in_background(b.write, 2, there, 20)]
+        assert receive(b, 1, len(here)) == here
+        assert receive(a, 2, len(there)) == there
+        for writer in writers:
+            writer.join()
+        assert a.flush(5)
 
 
 def test_a_transfer_survives_an_unplug_of_five_seconds() -> None:
@@ -67,16 +70,19 @@ def test_a_transfer_survives_an_unplug_of_five_seconds() -> None:
 def test_a_port_that_vanishes_and_comes_back_goes_on_with_the_same_session() -> None:
     data = random.Random(5).randbytes(30_000)
     events = []
-    with LineSimulator(baud=FAST) as line:
-        with LinkPort(line.a, baud=FAST, on_event=events.append) as a, LinkPort(line.b, baud=FAST) as b:
-            assert a.wait_up(5)
-            in_background(a.write, 1, data, 30)
-            first = receive(b, 1, 4_000)
-            line.unplug(vanish=True)
-            time.sleep(0.6)
-            assert not a.plugged
-            line.plug()
-            assert first + receive(b, 1, len(data) - len(first)) == data
+    with (
+        LineSimulator(baud=FAST) as line,
+        LinkPort(line.a, baud=FAST, on_event=events.append) as a,
+        LinkPort(line.b, baud=FAST) as b,
+    ):
+        assert a.wait_up(5)
+        in_background(a.write, 1, data, 30)
+        first = receive(b, 1, 4_000)
+        line.unplug(vanish=True)
+        time.sleep(0.6)
+        assert not a.plugged
+        line.plug()
+        assert first + receive(b, 1, len(data) - len(first)) == data
     assert [type(event) for event in events].count(LineLost) == 1
     assert [type(event) for event in events].count(LineRestored) == 1
 
@@ -160,16 +166,16 @@ def test_what_is_no_serial_port_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_a_slow_reader_stops_the_writer_and_loses_nothing() -> None:
     data = random.Random(7).randbytes(60_000)
-    with LineSimulator(baud=4 * FAST) as line:
-        with (
-            LinkPort(line.a, baud=FAST) as a,
-            LinkPort(line.b, baud=FAST, receive_buffer_bytes=2_000) as b,
-        ):
-            assert a.wait_up(5)
-            written = a.write(1, data, 0.7)
-            assert written < 30_000
-            in_background(a.write, 1, data[written:], 30)
-            assert receive(b, 1, len(data)) == data
+    with (
+        LineSimulator(baud=4 * FAST) as line,
+        LinkPort(line.a, baud=FAST) as a,
+        LinkPort(line.b, baud=FAST, receive_buffer_bytes=2_000) as b,
+    ):
+        assert a.wait_up(5)
+        written = a.write(1, data, 0.7)
+        assert written < 30_000
+        in_background(a.write, 1, data[written:], 30)
+        assert receive(b, 1, len(data)) == data
 
 
 def test_read_and_wait_time_out_and_an_idle_port_uses_no_cpu() -> None:

@@ -14,7 +14,7 @@ from firmware_bridge.frame import Ack, Frame, FrameDecoder, FrameType, encode_fr
 from firmware_bridge.link import Data, Incompatible, Link, LinkUp, PeerReset
 from firmware_bridge.virtual_line import VirtualLine, measure_goodput
 
-# ---- a network that does to frames what a schedule says ----------------------------------------------------------------
+# ---- a network that does to frames what a schedule says --------------------------------------------------------------
 
 
 class Side:
@@ -196,7 +196,7 @@ def test_a_slow_reader_loses_nothing_and_holds_no_more_than_its_buffer(fates, se
     assert reader.delivered[reader.session] == data
 
 
-# ---- single cases --------------------------------------------------------------------------------------------------------
+# ---- single cases ----------------------------------------------------------------------------------------------------
 
 
 def connected_pair(**options) -> VirtualLine:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def record(kind: int, body: bytes) -> bytes:
     return bytes([kind]) + struct.pack("<H", len(body)) + body
 
 
-# ---- records -------------------------------------------------------------------------------------------------------------
+# ---- records ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_golden_description_is_read_and_written() -> None:
@@ -129,19 +129,15 @@ def test_a_record_that_breaks_a_rule_is_the_boards_fault(data: bytes) -> None:
 @given(st.binary(max_size=400))
 def test_no_bytes_do_more_than_raise_bad_record(data: bytes) -> None:
     decoder = RecordDecoder()
-    try:
+    with suppress(BadRecord):
         for at in range(0, len(data), 7):
             decoder.push(data[at : at + 7])
-    except BadRecord:
-        pass
 
 
 @given(st.sampled_from(["describe", "samples", "samples-int32"]), st.integers(3, 60), st.integers(0, 255))
 def test_no_changed_byte_in_a_record_does_more_than_raise_bad_record(name: str, at: int, byte: int) -> None:
-    try:
+    with suppress(BadRecord):
         RecordDecoder().push(bent(name, min(at, len(golden_record(name)) - 1), bytes([byte])))
-    except BadRecord:
-        pass
 
 
 @given(st.binary(max_size=60), st.sampled_from([_codec.read_describe, _codec.read_samples, _codec.read_result]))
@@ -168,7 +164,7 @@ def test_what_cannot_be_said_in_a_record_is_the_callers_fault() -> None:
         encode_command(Command.SET_RATE, id=0, rate_hz=math.nan)
 
 
-# ---- the host firmware, end to end ---------------------------------------------------------------------------------------
+# ---- the host firmware, end to end -----------------------------------------------------------------------------------
 
 
 def write_recording(path: Path, rows: int = 600, rate_hz: float = 200.0) -> np.ndarray:
@@ -331,7 +327,7 @@ def test_a_bad_recording_is_refused_with_its_line(tmp_path: Path, text: str) -> 
     assert "bad.csv:" in run.stderr
 
 
-# ---- the command line ----------------------------------------------------------------------------------------------------
+# ---- the command line ------------------------------------------------------------------------------------------------
 
 
 def test_watch_shows_values_units_and_the_lines_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
