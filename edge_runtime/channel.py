@@ -55,6 +55,8 @@ class Channel:
     def receive(self, data: bytes) -> list[bytes]:
         """Take in ciphertext; the messages it completes. Raises RemoteError when the peer breaks TLS or the framing."""
         self.bytes_received += len(data)
+        if self.closed:  # nothing after a goodbye is from the peer that TLS knows
+            return []
         if data:
             self._incoming.write(data)
         else:
@@ -63,7 +65,7 @@ class Channel:
         return self._messages()
 
     def send(self, message: bytes) -> None:
-        """Queue a message; before the handshake is complete it waits."""
+        """Queue a message; before the handshake is complete it waits. Raises RemoteError after the goodbye."""
         self._unsent.append(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
         self._flush()
 
@@ -88,18 +90,21 @@ class Channel:
                 self._plaintext += chunk
         except ssl.SSLWantReadError:
             pass
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # an unannounced end is one, too: messages have lengths
             self.closed = True
         except ssl.SSLCertVerificationError as fault:
             raise RemoteError(f"the peer's certificate was not accepted: {fault.verify_message}") from None
         except ssl.SSLError as fault:
-            raise RemoteError(f"TLS failed: {(fault.reason or str(fault)).replace('_', ' ').lower()}") from None
+            raise RemoteError(f"TLS failed: {_reason(fault)}") from None
 
     def _flush(self) -> None:
         if self._established:
-            for message in self._unsent:
-                self._tls.write(message)
-            self._unsent.clear()
+            messages, self._unsent = self._unsent, []
+            for message in messages:
+                try:
+                    self._tls.write(message)
+                except ssl.SSLError as fault:
+                    raise RemoteError(f"the conversation is over: {_reason(fault)}") from None
 
     def _messages(self) -> list[bytes]:
         messages = []
@@ -111,15 +116,18 @@ class Channel:
                 )
             if len(self._plaintext) < _LENGTH_BYTES + length:
                 break
-            messages.append(bytes(self._plaintext[_LENGTH_BYTES : _LENGTH_BYTES + length]))
+            with memoryview(self._plaintext) as plaintext:  # one copy, not two: it may be a model
+                messages.append(bytes(plaintext[_LENGTH_BYTES : _LENGTH_BYTES + length]))
             del self._plaintext[: _LENGTH_BYTES + length]
         return messages
 
 
+def _reason(fault: ssl.SSLError) -> str:
+    return (fault.reason or str(fault)).replace("_", " ").lower()
+
+
 def server_context(*, certificate: str, key: str, authority: str) -> ssl.SSLContext:
-    """TLS 1.3 for a coordinator: asks for a device certificate of its own authority; a device that joins has
-    none yet.
-    """
+    """TLS 1.3 for a coordinator. It asks for a certificate of its authority; a device that joins has none yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # no resumption: saves half a kilobyte on a serial line

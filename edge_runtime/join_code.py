@@ -1,6 +1,4 @@
-"""The join code: where the coordinator is, a one-time secret, and the hash of the authority that the device
-will trust.
-"""
+"""The join code: where the coordinator is, a one-time secret, and the hash of the authority to trust."""
 
 from __future__ import annotations
 
@@ -46,6 +44,9 @@ class JoinCode:
         if len(sealed) < 5 or zlib.crc32(sealed[:-4]).to_bytes(4, "big") != sealed[-4:]:
             raise LocalError("the join code is incomplete or has a typing error: copy it whole, on one line")
         try:
-            return from_mapping(cls, wire.decode(sealed[:-4]), where="join code")
+            code = from_mapping(cls, wire.decode(sealed[:-4]), where="join code")
         except RemoteError as fault:
             raise LocalError(f"the join code is damaged: {fault}") from None
+        if code.text() != text:  # base64 ignores the last character's spare bits
+            raise LocalError("the join code has a typing error: copy it whole, on one line")
+        return code

@@ -44,13 +44,13 @@ class Tensor:
         """A read-only view of the bytes as a NumPy array."""
         import numpy as np
 
+        if not self.data:  # frombuffer refuses a buffer without bytes
+            return np.empty(self.shape, np.dtype(self.dtype))
         return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
 
 
 def narrowest_integer(values: NDArray[np.integer[Any]]) -> NDArray[Any]:
-    """``values`` in the smallest of int8, int16 and int32 that holds them; raises OverflowError where int32
-    does not.
-    """
+    """``values`` in the smallest of int8, int16 and int32 that holds them; OverflowError where none does."""
     import numpy as np
 
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)

@@ -35,6 +35,7 @@ class _Misfit(Exception):
 
 
 _Reader = Callable[[object, str], object]
+_SHOWN = 60  # characters of a peer's value that a message repeats
 
 
 def from_mapping(cls: type[T], table: object, *, where: str, error: type[FedgeError] = LocalError) -> T:
@@ -63,9 +64,7 @@ def to_mapping(value: object) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _reader(hint: Any) -> _Reader:
-    """A function that turns an untrusted value into one of type ``hint``, or raises _Misfit: made once for
-    every type.
-    """
+    """A function that turns an untrusted value into one of type ``hint``, or raises _Misfit. Made once a type."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _annotated(*typing.get_args(hint))
@@ -98,7 +97,8 @@ def _dataclass(cls: type) -> _Reader:
         values = {}
         for key, value in table.items():
             if key not in fields:
-                close = difflib.get_close_matches(str(key), fields, n=1)
+                # Matching takes quadratic time, and a peer may send a key of many megabytes.
+                close = difflib.get_close_matches(key, fields, n=1) if _short_text(key) else []
                 hint = f'; did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(fields)}"
                 raise _Misfit(f"{where}: unknown key {_shown(key)}{hint}")
             values[key] = readers[key](value, f"{where}: {key}")
@@ -122,7 +122,7 @@ def _annotated(inner: Any, *bounds: Range) -> _Reader:
             number = isinstance(result, (int, float))
             size = result if number else len(typing.cast(typing.Sized, result))
             if not bound.low <= typing.cast(float, size) <= bound.high:
-                what = f"{size}" if number else f"a length of {size}"
+                what = _shown(result) if number else f"a length of {size}"
                 raise _Misfit(f"{where}: {what} is outside {bound.low:g}..{bound.high:g}")
         return result
 
@@ -150,7 +150,9 @@ def _sequence(item: _Reader) -> _Reader:
 def _scalar(kind: type) -> _Reader:
     def read(value: object, where: str) -> object:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value) if abs(value) < 2**53 else math.inf
+            if abs(value) > 2**53:
+                raise _Misfit(f"{where}: the integer {_shown(value)} is too large for a float to hold exactly")
+            value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise _Misfit(f"{where}: want {kind.__name__}, got {_shown(value)}")
         if isinstance(value, float) and not math.isfinite(value):
@@ -160,9 +162,21 @@ def _scalar(kind: type) -> _Reader:
     return read
 
 
+def _short_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _SHOWN
+
+
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """``value`` in a few characters: what a peer sent may have many megabytes, and control characters in it."""
+    if isinstance(value, (str, bytes)):
+        text = repr(value[:_SHOWN])
+    elif isinstance(value, (list, tuple, Mapping)):
+        text = f"a {'table' if isinstance(value, Mapping) else 'list'} of {len(value)} entries"
+    elif isinstance(value, int) and value.bit_length() > 128:
+        text = f"an integer of {value.bit_length()} bits"
+    else:
+        text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def to_toml(value: object) -> str:
@@ -182,4 +196,6 @@ def _toml_value(value: object) -> str:
         return "{ " + ", ".join(f"{key} = {_toml_value(member)}" for key, member in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)
+    if isinstance(value, (str, bool)):  # JSON strings are TOML strings but for DEL, which TOML wants escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    return repr(value)

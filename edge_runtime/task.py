@@ -1,6 +1,4 @@
-"""What a coordinator asks of its devices: the task, as one table that the coordinator writes and every device
-checks.
-"""
+"""What a coordinator asks of its devices: the task, one table that it writes and every device checks."""
 
 from __future__ import annotations
 
@@ -19,6 +17,10 @@ Loss = Literal["softmax_cross_entropy", "mse"]
 Place = Literal["none", "local", "central"]
 Statistic = Literal["mean", "std", "min", "max"]
 Name = Annotated[str, Range(1, 80)]
+Constant = Annotated[float, Range(-1e30, 1e30)]  # within float32 with room for a difference
+
+MAX_PARAMETERS = 1 << 24
+MAX_BATCH_VALUES = 1 << 26  # activations of one minibatch: 256 MiB as float32
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,16 @@ class InputSpec:
     columns: Annotated[tuple[Name, ...], Range(1, 4096)]
     label: Name
     classes: Annotated[tuple[Name, ...], Range(0, 4096)] = ()
-    offset: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
+    offset: tuple[Constant, ...] = ()
+    scale: tuple[Constant, ...] = ()
     window: WindowSpec | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("offset", self.offset), ("scale", self.scale)):
             if values and len(values) != len(self.columns):
                 raise ValueError(f"{name} has {len(values)} entries for {len(self.columns)} columns")
-        if 0.0 in self.scale:
-            raise ValueError("a scale of 0 divides by zero")
+        if any(abs(value) < 1e-30 for value in self.scale):
+            raise ValueError("a scale of 0, or too near to it for float32, divides by zero")
 
     @property
     def features(self) -> int:
@@ -79,8 +81,8 @@ class ModelSpec:
     loss: Loss = "softmax_cross_entropy"
 
     def __post_init__(self) -> None:
-        if self.parameter_count > 1 << 24:
-            raise ValueError(f"the model has {self.parameter_count} parameters, the limit is {1 << 24}")
+        if self.parameter_count > MAX_PARAMETERS:
+            raise ValueError(f"the model has {self.parameter_count} parameters, the limit is {MAX_PARAMETERS}")
 
     @property
     def widths(self) -> list[int]:
@@ -160,6 +162,12 @@ class Task:
     def __post_init__(self) -> None:
         if self.inputs.features != self.model.inputs:
             raise ValueError(f"the inputs give {self.inputs.features} features, the model takes {self.model.inputs}")
+        batch_values = self.training.batch_size * sum(self.model.widths)
+        if batch_values > MAX_BATCH_VALUES:  # few parameters may still need gigabytes: layers of 65,536 and 1 in turn
+            raise ValueError(
+                f"a minibatch of {self.training.batch_size} has {batch_values} activations, the limit is "
+                f"{MAX_BATCH_VALUES}: lower batch_size"
+            )
         outputs = self.model.widths[-1]
         classification = self.model.loss == "softmax_cross_entropy"
         if classification and len(self.inputs.classes) != outputs:
@@ -174,6 +182,6 @@ def load_task(path: Path) -> Task:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:
         raise LocalError(f"cannot read the task {path}: {fault.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except ValueError as fault:  # not UTF-8, not TOML, or a number of thousands of digits
         raise LocalError(f"{path} is not valid TOML: {fault}") from None
     return from_mapping(Task, table, where=str(path))
