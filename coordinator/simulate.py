@@ -234,6 +234,7 @@ def _simulated(index: int, source: Source, seed: int, policy: Policy) -> _Simula
         ledger=Ledger(":memory:", create=True),
         source=source,
         noise=_keystream(seed, f"device {index}"),
+        simulated=True,
         shuffle=np.random.default_rng([seed, index + 1]),
         new_id=lambda: f"{index:08d}-{next(ids):08d}",
     )

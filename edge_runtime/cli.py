@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import logging
 import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_runtime.durable import make_directory, write_file
-from edge_runtime.errors import LocalError
+from edge_runtime.errors import DeviceFault, LocalError
 from edge_runtime.identity import Home, Membership, default_home, load_membership
-from edge_runtime.policy import Policy, load_policy
+from edge_runtime.messages import printable
+from edge_runtime.policy import load_policy
+from edge_runtime.tables import to_toml
+
+if TYPE_CHECKING:
+    from edge_runtime.ledger import Entry
 
 
 def main(argv: list[str]) -> int:
@@ -90,17 +98,21 @@ def _join(home: Home, arguments: argparse.Namespace) -> int:
 
 
 def _write_policy(home: Home, budget: float | None, *, allow_unprotected: bool) -> None:
-    budget = Policy().epsilon_budget if budget is None else budget
-    places = '["local", "central", "none"]' if allow_unprotected else '["local", "central"]'
+    """The policy as it is, or its defaults, with what the owner has just said."""
+    policy = load_policy(home.policy)
+    if budget is not None:
+        policy = replace(policy, epsilon_budget=float(budget))
+    if allow_unprotected and "none" not in policy.places:
+        policy = replace(policy, places=(*policy.places, "none"))
     text = (
         "# What this device may release. Only its owner writes here; no coordinator can raise it.\n"
-        f"epsilon_budget = {budget!r}          # pure epsilon over the device's whole life\n"
-        f'places = {places}  # where noise may be added; "none" releases updates unprotected\n'
-        f"minimum_cohort = {Policy().minimum_cohort}            # fewest devices whose sum may be noised centrally\n"
-        f"largest_clip_norm = {Policy().largest_clip_norm}\n"
+        "# epsilon_budget: over the device's whole life, releases added up\n"
+        '# places: where noise may be added; "none" releases updates unprotected\n'
+        "# minimum_cohort: fewest devices whose sum may be noised centrally\n"
+        "# columns: those of the data that a task may read, the label included; empty for any\n"
     )
     make_directory(home.path)
-    write_file(home.policy, text.encode())
+    write_file(home.policy, (text + to_toml(policy)).encode())
 
 
 def _absolute(data: str) -> str:
@@ -116,34 +128,24 @@ def _run(home: Home, arguments: argparse.Namespace) -> int:
     if not data:
         raise LocalError("this device has no data: name it with --data FILE.csv, FILE.npz or sensor:PORT")
     address = arguments.link or membership.address
+    wait_s = arguments.wait
+    if not 0 <= wait_s <= 300:
+        raise LocalError(f"--wait {wait_s:g} is not between 0 and 300")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-    import numpy as np
-
     from edge_runtime import agent
-    from edge_runtime._kernels import SystemRng
     from edge_runtime.device import Device
     from edge_runtime.ledger import Ledger
     from edge_runtime.sources import open_source
 
-    ledger = Ledger(home.ledger, create=False)
-    source = open_source(data)
-    wait_s = min(max(arguments.wait, 0.0), 300.0)
-    device = Device(
-        policy=policy,
-        ledger=ledger,
-        source=source,
-        noise=SystemRng(),
-        shuffle=np.random.default_rng(),
-        link="serial" if address.startswith("serial:") else "tcp",
-        wait_s=wait_s,
-    )
-    try:
+    with (
+        contextlib.closing(Ledger(home.ledger, create=False)) as ledger,
+        contextlib.closing(open_source(data)) as source,
+    ):
+        link = "serial" if address.startswith("serial:") else "tcp"
+        device = Device(policy=policy, ledger=ledger, source=source, link=link, wait_s=wait_s)
         reason = agent.run(device, home, address, wait_s=wait_s)
         print(f"finished: {reason}; epsilon spent {ledger.spent_epsilon:.4g} of {policy.epsilon_budget:.4g}")
-    finally:
-        source.close()
-        ledger.close()
     return 0
 
 
@@ -151,15 +153,15 @@ def _status(home: Home, arguments: argparse.Namespace) -> int:
     from edge_runtime.ledger import Ledger
 
     membership, policy = load_membership(home), load_policy(home.policy)
-    ledger = Ledger(home.ledger, create=False)
-    entries = list(ledger.entries())
+    with contextlib.closing(Ledger(home.ledger, create=False)) as ledger:
+        entries, spent_epsilon = list(ledger.entries()), ledger.spent_epsilon
     unprotected = sum(entry.epsilon is None for entry in entries)
     waiting = sum(entry.outcome is None for entry in entries)
     print(f"device       {membership.name} ({membership.device})")
     print(f"coordinator  {membership.address}")
     print(f"data         {membership.data or 'not set: give --data to run'}")
     print(f"releases     {len(entries)}" + (f", {waiting} not acknowledged yet" if waiting else ""))
-    print(f"epsilon      {ledger.spent_epsilon:.4g} spent of {policy.epsilon_budget:.4g}")
+    print(f"epsilon      {spent_epsilon:.4g} spent of {policy.epsilon_budget:.4g}")
     if unprotected:
         print(f"unprotected  {unprotected} releases left without any mechanism, as the owner allows")
     print(f"allows       {', '.join(policy.places)}; cohorts of {policy.minimum_cohort} or more")
@@ -171,23 +173,36 @@ def _ledger(home: Home, arguments: argparse.Namespace) -> int:
 
     load_membership(home)
     policy = load_policy(home.policy)
-    ledger = Ledger(home.ledger, create=False)
+    with contextlib.closing(Ledger(home.ledger, create=False)) as ledger:
+        entries, epsilon, delta = list(ledger.entries()), ledger.spent_epsilon, ledger.spent_delta
     if arguments.csv:
-        print("time,task,round,place,epsilon,outcome,release_id")
-    else:
-        print(f"{'time':<20}{'task':<18}{'round':>6}  {'noise':<8}{'epsilon':>9}  outcome")
-    for entry in ledger.entries():
-        when = datetime.datetime.fromtimestamp(entry.charged_at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ"[:-1])
+        _print_csv(entries)
+        return 0
+    print(f"{'time':<20}{'task':<18}{'round':>6}  {'noise':<8}{'epsilon':>9}  outcome")
+    for entry in entries:
+        cost = "none" if entry.epsilon is None else f"{entry.epsilon:.4f}"
         outcome = entry.outcome or "not acknowledged yet"
-        if arguments.csv:
-            epsilon = "" if entry.epsilon is None else repr(entry.epsilon)
-            print(f"{when},{entry.task_id},{entry.round},{entry.place},{epsilon},{outcome},{entry.release_id}")
-        else:
-            epsilon = "none" if entry.epsilon is None else f"{entry.epsilon:.4f}"
-            print(f"{when:<20}{entry.task_id[:16]:<18}{entry.round:>6}  {entry.place:<8}{epsilon:>9}  {outcome}")
-    if not arguments.csv:
-        print(f"spent: epsilon {ledger.spent_epsilon:.4f} of {policy.epsilon_budget:.4g} (sequential composition)")
+        task = printable(entry.task_id)[:16]
+        print(f"{_when(entry):<20}{task:<18}{entry.round:>6}  {entry.place:<8}{cost:>9}  {outcome}")
+    print(f"spent: epsilon {epsilon:.4f} of {policy.epsilon_budget:.4g} (sequential composition)")
+    if delta:
+        print(f"delta: below {delta:.1e}, all of it the noise sampler's distance from its law (docs/noise.md)")
     return 0
+
+
+def _print_csv(entries: list[Entry]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["time", "task", "round", "place", "epsilon", "delta", "outcome", "release_id"])
+    for entry in entries:
+        outcome = entry.outcome or "not acknowledged yet"
+        cost = (entry.epsilon, entry.delta)
+        writer.writerow([_when(entry), entry.task_id, entry.round, entry.place, *cost, outcome, entry.release_id])
+
+
+def _when(entry: Entry) -> str:
+    return datetime.datetime.fromtimestamp(entry.charged_at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _doctor(home: Home, arguments: argparse.Namespace) -> int:
@@ -212,14 +227,18 @@ def _doctor(home: Home, arguments: argparse.Namespace) -> int:
         check("policy", f"budget {policy.epsilon_budget:g}, {', '.join(policy.places)}")
     except FedgeError as fault:
         check("policy", fault)
-    check("kernels", _timed_noise())
+    try:
+        check("kernels", _timed_noise())
+    except (ImportError, OSError) as fault:  # OSError: the system has no randomness to give
+        check("kernels", DeviceFault(f"the native code does not run: {fault}"))
     if membership is not None:
         from edge_runtime.identity import device_context
         from edge_runtime.ledger import Ledger
         from edge_runtime.sources import open_source
 
         try:
-            check("ledger", f"epsilon {Ledger(home.ledger, create=False).spent_epsilon:.4g} spent")
+            with contextlib.closing(Ledger(home.ledger, create=False)) as opened:
+                check("ledger", f"epsilon {opened.spent_epsilon:.4g} spent")
         except FedgeError as fault:
             check("ledger", fault)
         try:
@@ -252,7 +271,7 @@ def _timed_noise() -> str:
 def _reach(home: Home, membership: Membership) -> str | LocalError:
     from edge_runtime.agent import connect
     from edge_runtime.errors import FedgeError
-    from edge_runtime.messages import PROTOCOL, Hello, Welcome
+    from edge_runtime.messages import PROTOCOL, Hello, Refusal, Welcome
 
     try:
         conversation = connect(home, membership.address)
@@ -264,4 +283,6 @@ def _reach(home: Home, membership: Membership) -> str | LocalError:
         return LocalError(str(fault))
     if isinstance(reply, Welcome):
         return "answers and knows this device"
-    return LocalError(f"answered {reply}")
+    if isinstance(reply, Refusal):
+        return LocalError(f"refused ({printable(reply.code)}): {printable(reply.reason)}")
+    return LocalError(f"answered with {type(reply).__name__}")

@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from edge_runtime.channel import Channel
-from edge_runtime.errors import LocalError, RemoteError
+from edge_runtime.errors import FedgeError, RemoteError
 from edge_runtime.messages import MAX_MESSAGE_BYTES, Message, Reply, Request, decode, encode
 
 
@@ -57,7 +57,7 @@ class Conversation:
         try:
             self._channel.close()
             self._push(timeout_s=0.5)
-        except (RemoteError, LocalError, OSError):
+        except (FedgeError, OSError):
             pass  # the peer may be gone, and that is why we close
         finally:
             self._pipe.close()

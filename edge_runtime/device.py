@@ -7,15 +7,13 @@ the table ``TRANSITIONS``; docs/protocol.md is drawn from it.
 from __future__ import annotations
 
 import enum
+import logging
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
-from edge_runtime import __version__, model
-from edge_runtime.errors import FedgeError, LocalError, RemoteError
-from edge_runtime.features import Examples, examples
+from edge_runtime import __version__
+from edge_runtime.errors import DeviceFault, FedgeError, LocalError, RemoteError
 from edge_runtime.ledger import BudgetSpent, Ledger
 from edge_runtime.messages import (
     PROTOCOL,
@@ -34,14 +32,25 @@ from edge_runtime.messages import (
     Welcome,
     decode,
     encode,
+    printable,
 )
 from edge_runtime.params import Tensor, narrowest_integer
 from edge_runtime.policy import Policy
-from edge_runtime.privacy.laplace import LaplaceEvent
-from edge_runtime.sources import Source
+from edge_runtime.sources import ColumnMissing, Source
 
+# NumPy and the kernels are imported when an offer comes: a device that waits, and most do, has no room for them.
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edge_runtime._kernels import NoiseSource
+    from edge_runtime.features import Examples
+    from edge_runtime.privacy.laplace import LaplaceEvent
+    from edge_runtime.task import InputSpec
+
+log = logging.getLogger("fedge.device")
+
+_MOST_MISFITS = 16
 
 
 class State(enum.StrEnum):
@@ -86,9 +95,13 @@ class IllegalTransition(RemoteError):
 
 
 class Device:
-    """One device. ``noise`` makes releases and must be the system generator outside of simulations; ``shuffle`` only
-    orders
-    examples. ``wait_s`` is how long the coordinator may hold an answer.
+    """One device. ``noise`` makes releases: the system's generator where none is given. Raises LocalError for a
+    replayable one unless ``simulated`` says that nothing here protects anybody. ``shuffle`` only orders examples.
+    ``wait_s`` is how long the coordinator may hold an answer.
+
+    What the coordinator learns of the data is in the releases, which the ledger charges, and in one thing more: a
+    device whose data do not fit a task declines it. The decline names no value; after 16 such tasks every other is
+    declined, too, until the device is started again, so nobody can ask for the data bit by bit.
     """
 
     def __init__(
@@ -97,12 +110,15 @@ class Device:
         policy: Policy,
         ledger: Ledger,
         source: Source,
-        noise: NoiseSource,
-        shuffle: np.random.Generator,
+        noise: NoiseSource | None = None,
+        shuffle: np.random.Generator | None = None,
+        simulated: bool = False,
         link: str = "tcp",
         wait_s: float = 30.0,
         new_id: Callable[[], str] = lambda: secrets.token_hex(12),
     ) -> None:
+        if noise is not None and not (noise.secure or simulated):
+            raise LocalError("noise from a seed protects nobody who is real: use the system's generator")
         self.state = State.GREETING
         self.finished_because: str | None = None
         self.wakeup_at_s = 0.0
@@ -111,6 +127,8 @@ class Device:
         self._link, self._wait_s = link, wait_s
         self._declining: Decline | None = None
         self._examples: tuple[object, Examples] | None = None
+        self._misfits: set[InputSpec] = set()
+        self._resting_since_s = 0.0
 
     def connected(self) -> None:
         """A new connection stands: greet again, whatever was under way on the last one."""
@@ -118,7 +136,8 @@ class Device:
 
     def request(self, now_s: float) -> Request | None:
         """What to send now; None while there is nothing to ask before ``wakeup_at_s``, or at all."""
-        if self.state is State.RESTING and now_s >= self.wakeup_at_s:
+        # A clock that was set back must not let the device sleep until it has caught up.
+        if self.state is State.RESTING and not self._resting_since_s <= now_s < self.wakeup_at_s:
             self._step(Event.WOKEN)
         if self.state is State.READY and self._ledger.unacknowledged() is not None:
             self._step(Event.UNACKNOWLEDGED)
@@ -145,18 +164,15 @@ class Device:
                 self._step(Event.WELCOME)
             case Wait(retry_s):
                 self._step(Event.WAIT)
-                self.wakeup_at_s = now_s + retry_s
+                self._resting_since_s, self.wakeup_at_s = now_s, now_s + retry_s
             case Finished(_, reason):
                 self._step(Event.FINISHED)
-                self.finished_because = reason
+                self.finished_because = printable(reason)
             case Offer():
                 self._step(Event.OFFER)
                 self._work(reply, now_s)
-            case Receipt(release_id, status):
-                if self.state is State.CONTRIBUTING and status != "noted":
-                    self._ledger.settle(release_id, status)
-                self._declining = None
-                self._step(Event.RECEIPT)
+            case Receipt():
+                self._acknowledged(reply)
             case Refusal(fault, code, reason):
                 self._refused(fault, code, reason)
             case _:
@@ -171,16 +187,32 @@ class Device:
             expected = ", ".join(known for state, known in TRANSITIONS if state is self.state)
             raise IllegalTransition(f'"{event}" in state "{self.state}"; expected {expected}') from None
 
-    def _refused(self, fault: str, code: str, reason: str) -> None:
+    def _acknowledged(self, receipt: Receipt) -> None:
+        """Settle our release; a receipt for another one, or for something we did not do, settles nothing."""
+        if self.state is State.CONTRIBUTING:
+            sent = self._unacknowledged().release_id
+            if receipt.status == "noted" or receipt.release_id != sent:
+                got = f'"{receipt.status}" for release "{printable(receipt.release_id)}"'
+                raise RemoteError(f'the coordinator answered {got}, release "{sent}" was sent')
+            self._ledger.settle(sent, receipt.status)
+        elif self.state is State.DECLINING and receipt.status != "noted":
+            raise RemoteError(f'the coordinator answered "{receipt.status}" to a decline')
+        self._step(Event.RECEIPT)
+        self._declining = None
+
+    def _refused(self, fault: str, code: str, reason: str) -> NoReturn:
         if self.state is State.CONTRIBUTING and fault == "device":  # it will never be taken: asking again helps nobody
             self._ledger.settle(self._unacknowledged().release_id, "refused")
-        raise RemoteError(f"the coordinator refused ({code}): {reason}; at fault: the {fault}")
+        raise RemoteError(f"the coordinator refused ({printable(code)}): {printable(reason)}; at fault: the {fault}")
 
     def _unacknowledged(self) -> Contribute:
         stored = self._ledger.unacknowledged()
-        message = decode(stored, peer="the ledger") if stored is not None else None
+        try:
+            message = decode(stored, peer="the ledger") if stored is not None else None
+        except RemoteError as fault:
+            raise DeviceFault(f"the release in the privacy ledger is damaged: {fault}") from None
         if not isinstance(message, Contribute):
-            raise LocalError("the ledger holds no release to send")
+            raise DeviceFault("the privacy ledger holds no release to send")
         return message
 
     def _work(self, offer: Offer, now_s: float) -> None:
@@ -189,10 +221,9 @@ class Device:
         self._step(Event.PREPARED if self._declining is None else Event.DECLINED)
 
     def _try_release(self, offer: Offer, now_s: float) -> Decline | None:
-        try:
-            data = self._data(offer)
-        except FedgeError as fault:  # a file of the owner's, or a sensor that is silent just now
-            return Decline(offer.task_id, offer.round, "data", str(fault)[:400])
+        data = self._data(offer)
+        if isinstance(data, Decline):
+            return data
         try:
             self._release(offer, data, now_s)
         except BudgetSpent as spent:
@@ -202,7 +233,10 @@ class Device:
         return None
 
     def _objection(self, offer: Offer) -> Decline | None:
-        want = offer.task.model.parameter_count
+        """Whatever speaks against the offer before the data are looked at."""
+        import numpy as np
+
+        want, privacy = offer.task.model.parameter_count, offer.task.privacy
         if offer.params.dtype != "<f4" or offer.params.shape != (want,):
             got = f"{offer.params.dtype} {list(offer.params.shape)}"
             return Decline(offer.task_id, offer.round, "task", f"want parameters <f4 [{want}], the offer has {got}")
@@ -212,12 +246,21 @@ class Device:
             return Decline(offer.task_id, offer.round, "policy", objection)
         if self._ledger.recorded(offer.task_id, offer.round)[0]:
             return Decline(offer.task_id, offer.round, "policy", "this device has contributed to the round already")
+        try:
+            if privacy.place != "none":
+                self._ledger.check(privacy.noise().event, self._policy.epsilon_budget)
+        except BudgetSpent as spent:
+            return Decline(offer.task_id, offer.round, "budget_spent", str(spent)[:400])
         return None
 
     def _release(self, offer: Offer, data: Examples, now_s: float) -> None:
+        import numpy as np
+
+        from edge_runtime import model
+
         task, privacy = offer.task, offer.task.privacy
         params = offer.params.array().astype(np.float32)
-        update = model.local_update(task.model, task.training, params, data, self._shuffle)
+        update = self._update(offer, params, data)
         event: LaplaceEvent | None = None
         count: int | None = None
         metrics: Metrics | None = None
@@ -225,15 +268,15 @@ class Device:
             payload = Tensor.of(update)
             count = len(data.y)
             score = model.score(task.model, params, data)
-            metrics = Metrics(score.loss, score.accuracy)
+            metrics = Metrics(score.loss, score.accuracy) if np.isfinite(score.loss) else None
         else:
             noise = privacy.noise()
             contribution = noise.contribution(update)
-            event = noise.event
             if privacy.place == "local":
-                payload = Tensor.of(narrowest_integer(noise.release(contribution, self._noise).values))
+                release = noise.release(contribution, self._generator())
+                payload, event = Tensor.of(narrowest_integer(release.values)), release.event
             else:
-                payload = Tensor.of(narrowest_integer(contribution))
+                payload, event = Tensor.of(narrowest_integer(contribution)), noise.event_for(contribution.size)
         message = Contribute(offer.task_id, offer.round, self._new_id(), payload, count, metrics)
         self._ledger.charge(
             release_id=message.release_id,
@@ -246,8 +289,59 @@ class Device:
             now_s=now_s,
         )
 
-    def _data(self, offer: Offer) -> Examples:
-        table = self._source.read(offer.task.inputs)
-        if self._examples is None or self._examples[0] is not table:
-            self._examples = (table, examples(table, offer.task.inputs))
-        return self._examples[1]
+    def _update(self, offer: Offer, params: NDArray[np.float32], data: Examples) -> NDArray[np.float32]:
+        """The update (P,) float32, finite.
+
+        Under a mechanism, training that leaves the finite numbers gives zeros, which are noised and charged like any
+        other update. Whether it does depends on the data, so an offer could be made whose decline would answer a
+        question about them for nothing.
+        """
+        import numpy as np
+
+        from edge_runtime import model
+
+        try:
+            return model.local_update(offer.task.model, offer.task.training, params, data, self._shuffled())
+        except RemoteError as fault:
+            if offer.task.privacy.place == "none":
+                raise
+            log.warning("round %d: %s; the update is taken as zero", offer.round, fault)
+            return np.zeros_like(params)
+
+    def _generator(self) -> NoiseSource:
+        if self._noise is None:
+            from edge_runtime._kernels import SystemRng
+
+            self._noise = SystemRng()
+        return self._noise
+
+    def _shuffled(self) -> np.random.Generator:
+        if self._shuffle is None:
+            import numpy as np
+
+            self._shuffle = np.random.default_rng()
+        return self._shuffle
+
+    def _data(self, offer: Offer) -> Examples | Decline:
+        """The examples of the task, or a decline whose reason says nothing that is only in the data."""
+        from edge_runtime.features import examples
+
+        inputs = offer.task.inputs
+        if len(self._misfits) >= _MOST_MISFITS and inputs not in self._misfits:
+            reason = f"{_MOST_MISFITS} tasks did not fit this device's data; it takes no other until it is restarted"
+            return Decline(offer.task_id, offer.round, "data", reason)
+        try:
+            table = self._source.read(inputs)
+            if self._examples is None or self._examples[0] is not table:
+                self._examples = (table, examples(table, inputs))
+            return self._examples[1]
+        except ColumnMissing as fault:
+            reason = f'the device\'s data have no column "{fault.column}"'
+        except DeviceFault as fault:  # a sensor that is silent just now
+            log.warning("the data: %s", fault)
+            return Decline(offer.task_id, offer.round, "data", "the device's data source does not answer at the moment")
+        except FedgeError as fault:
+            log.warning("the data: %s", fault)
+            reason = "the device's data do not fit the task; its own log says where"
+        self._misfits.add(inputs)
+        return Decline(offer.task_id, offer.round, "data", reason)

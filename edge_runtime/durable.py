@@ -47,13 +47,14 @@ def make_directory(path: Path) -> Path:
     return path
 
 
-def open_database(path: Path | str, schema: str, *, version: int) -> sqlite3.Connection:
+def open_database(path: Path | str, schema: str, *, version: int, create: bool = True) -> sqlite3.Connection:
     """Open an SQLite database of ``schema`` version ``version``; ":memory:" for simulations.
 
     WAL with ``synchronous=FULL``: NORMAL lost committed rows at a simulated power cut, FULL lost none. Transactions
-    are the caller's (autocommit otherwise). Raises DeviceFault when the file is damaged or the disk is at fault,
-    LocalError when a newer fedge wrote it.
+    are the caller's (autocommit otherwise). Raises DeviceFault when the file is damaged, the disk is at fault, or the
+    file is empty and ``create`` is False; LocalError when a newer fedge wrote it.
     """
+    connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         if path != ":memory:":
@@ -62,12 +63,18 @@ def open_database(path: Path | str, schema: str, *, version: int) -> sqlite3.Con
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found > version:
+            raise LocalError(f"{path} was written by a newer fedge (format {found}, this one knows {version}): upgrade")
+        if found == 0 and not create:  # a file cut to nothing is a valid, empty SQLite database
+            raise DeviceFault(f"{path} is empty: what it held is lost; restore it from a backup")
         if found == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version={version}; COMMIT;")
-        elif found > version:
-            raise LocalError(f"{path} was written by a newer fedge (format {found}, this one knows {version}): upgrade")
-    except (sqlite3.Error, OSError) as fault:
-        raise DeviceFault(f"cannot open {path}: {fault}") from fault
+    except BaseException as fault:
+        if connection is not None:
+            connection.close()
+        if isinstance(fault, (sqlite3.Error, OSError)):
+            raise DeviceFault(f"cannot open {path}: {fault}") from fault
+        raise
     return connection
 
 

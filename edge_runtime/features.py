@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns a task reads, row by row in time: ``values`` (t, c) float32, ``labels`` (t,) int32 classes or
-    float32 targets.
+    """The columns a task reads, row by row in time: ``values`` (t, c) float32; ``labels`` (t,) int32 or float32.
 
     ``segments`` (t,) int32 changes where rows are missing; a window lies within one. None: the rows are continuous.
     """
@@ -37,6 +37,8 @@ class Examples:
     y: NDArray[Any]
 
 
+_WINDOWED_VALUES = 1 << 18  # copied at a time: 1 MiB
+
 _STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
     "mean": np.mean,
     "std": np.std,
@@ -46,18 +48,20 @@ _STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
 
 
 def examples(table: Table, spec: InputSpec) -> Examples:
-    """Scale the columns, cut windows where the task asks for them. Raises LocalError when nothing is left to
-    train on.
-    """
+    """Scale the columns, cut windows where the task asks for them. Raises LocalError when no example is left."""
     values = table.values.astype(np.float32)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise LocalError(f'row {row + 1} of the data has no finite number in column "{spec.columns[column]}"')
-    if spec.offset:
-        values -= np.asarray(spec.offset, np.float32)
-    if spec.scale:
-        values /= np.asarray(spec.scale, np.float32)
     labels = table.labels
+    if not np.isfinite(labels).all():
+        row = int(np.argmin(np.isfinite(labels)))
+        raise LocalError(f'row {row + 1} of the data has no finite number in column "{spec.label}"')
+    with np.errstate(over="ignore"):  # what training makes of an infinity is training's affair
+        if spec.offset:
+            values -= np.asarray(spec.offset, np.float32)
+        if spec.scale:
+            values /= np.asarray(spec.scale, np.float32)
     if spec.window is not None:
         values, labels = _windows(values, labels, table.segments, spec)
     if len(labels) == 0:
@@ -69,9 +73,7 @@ def examples(table: Table, spec: InputSpec) -> Examples:
 def _windows(
     values: NDArray[np.float32], labels: NDArray[Any], segments: NDArray[np.int32] | None, spec: InputSpec
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(n, statistics * columns): all columns of the first statistic, then of the second. A window takes its
-    only label.
-    """
+    """(n, statistics * columns): all columns of the first statistic, then of the second; and each window's label."""
     window = spec.window
     assert window is not None
     if len(labels) < window.length:
@@ -82,9 +84,15 @@ def _windows(
     changes = np.concatenate([[0], np.cumsum(breaks)])
     starts = np.arange(0, len(labels) - window.length + 1, window.step)
     starts = starts[changes[starts] == changes[starts + window.length - 1]]
-    cut = np.lib.stride_tricks.sliding_window_view(values, window.length, axis=0)[starts]  # (n, c, length)
-    features = [_STATISTICS[name](cut, axis=2) for name in window.statistics]
-    return np.concatenate(features, axis=1).astype(np.float32), labels[starts]
+    views = np.lib.stride_tricks.sliding_window_view(values, window.length, axis=0)  # (t - length + 1, c, length)
+    features = np.empty((len(starts), len(window.statistics), values.shape[1]), np.float32)
+    some = max(1, _WINDOWED_VALUES // (window.length * values.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, len(starts), some):  # overlapping windows together may be a thousand times the data
+            cut = views[starts[first : first + some]]
+            for index, name in enumerate(window.statistics):
+                features[first : first + some, index] = _STATISTICS[name](cut, axis=2)
+    return features.reshape(len(starts), spec.features), labels[starts]
 
 
 def label_reader(spec: InputSpec) -> Callable[[str], float]:
@@ -93,7 +101,7 @@ def label_reader(spec: InputSpec) -> Callable[[str], float]:
     A class may be written by its name or by its position. Raises LocalError for anything else.
     """
     if not spec.classes:
-        return float
+        return _finite
     codes = {str(position): float(position) for position in range(len(spec.classes))}
     codes |= {name: float(position) for position, name in enumerate(spec.classes)}
 
@@ -104,3 +112,10 @@ def label_reader(spec: InputSpec) -> Callable[[str], float]:
             raise LocalError(f'the label "{text}" is none of the classes {", ".join(spec.classes)}') from None
 
     return read
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise LocalError(f'the label "{text}" is not a finite number')
+    return value

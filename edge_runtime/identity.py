@@ -1,6 +1,4 @@
-"""Who this device is: an Ed25519 key made here and never shown, a certificate for it, and the one authority it
-trusts.
-"""
+"""Who this device is: an Ed25519 key made here and never shown, its certificate, and the one authority it trusts."""
 
 from __future__ import annotations
 
@@ -18,7 +16,15 @@ from edge_runtime.durable import make_directory, write_file
 from edge_runtime.errors import LocalError, RemoteError
 from edge_runtime.join_code import HASH_BYTES, JoinCode
 from edge_runtime.ledger import Ledger
-from edge_runtime.messages import MAX_UNAUTHENTICATED_BYTES, Authority, Enrol, Enrolled, GetAuthority, Refusal
+from edge_runtime.messages import (
+    MAX_UNAUTHENTICATED_BYTES,
+    Authority,
+    Enrol,
+    Enrolled,
+    GetAuthority,
+    Refusal,
+    printable,
+)
 from edge_runtime.tables import Range, from_mapping
 from edge_runtime.transports import open_pipe
 
@@ -75,7 +81,7 @@ def load_membership(home: Home) -> Membership:
         return from_mapping(
             Membership, tomllib.loads(home.membership.read_text(encoding="utf-8")), where=str(home.membership)
         )
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except (OSError, ValueError) as fault:  # not UTF-8, not TOML, or a number of thousands of digits
         raise LocalError(f"cannot read {home.membership}: {fault}; restore it or join again") from None
 
 
@@ -97,6 +103,8 @@ def join(home: Home, code: JoinCode, *, name: str, address: str | None = None, d
     """
     if home.membership.exists():
         raise LocalError(f"{home.path} belongs to a fleet already; choose another --home to join a second one")
+    if not (name.strip() and name.isprintable() and len(name) <= 40):
+        raise LocalError(f"the name {name[:60]!r} does not do: want 1..40 characters that can be printed")
     make_directory(home.path)
     target = address or code.address
     authority = _fetch_authority(target, code)
@@ -105,11 +113,17 @@ def join(home: Home, code: JoinCode, *, name: str, address: str | None = None, d
     context = client_context(certificate=None, key=None, authority=str(home.authority))
     match _ask_once(target, context, Enrol(code.secret, request, name)):
         case Enrolled(device, certificate):
+            if not (device.isascii() and device.isprintable()):
+                raise RemoteError("the coordinator gave this device an id that cannot be printed")
             write_file(home.certificate, ssl.DER_cert_to_PEM_cert(certificate).encode())
         case Refusal(_, _, reason):
-            raise RemoteError(f"the coordinator did not take this device: {reason}")
+            raise RemoteError(f"the coordinator did not take this device: {printable(reason)}")
         case other:
             raise RemoteError(f"the coordinator answered with {type(other).__name__} instead of a certificate")
+    try:
+        device_context(home)
+    except LocalError:
+        raise RemoteError("the coordinator sent a certificate that does not belong to this device's key") from None
     Ledger(home.ledger, create=True).close()
     membership = Membership(device, name, target, data)
     save_membership(home, membership)
@@ -140,7 +154,7 @@ def _fetch_authority(target: str, code: JoinCode) -> bytes:
                 )
             return certificate
         case Refusal(_, _, reason):
-            raise RemoteError(f"the coordinator at {target} refused: {reason}")
+            raise RemoteError(f"the coordinator at {target} refused: {printable(reason)}")
         case other:
             raise RemoteError(
                 f"the coordinator at {target} answered with {type(other).__name__} instead of its authority"
@@ -166,7 +180,10 @@ def _own_key(home: Home) -> Ed25519PrivateKey:
     )
 
     if home.key.exists():
-        key = load_pem_private_key(home.key.read_bytes(), password=None)
+        try:
+            key = load_pem_private_key(home.key.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as fault:
+            raise LocalError(f"{home.key} cannot be read: {fault}; restore it, or remove it to join anew") from None
         if not isinstance(key, Ed25519PrivateKey):
             raise LocalError(f"{home.key} is not an Ed25519 key")
         return key

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_runtime.errors import DeviceFault, FedgeError, LocalError
 from edge_runtime.features import Table
+from edge_runtime.sources import ColumnMissing
 from firmware_bridge.line import LinkPort
 from firmware_bridge.sensor import Batch, SensorReader
 
@@ -30,7 +32,8 @@ class SensorSource:
     """Reads the sensor on ``port`` (at ``baud``) until closed; the newest rows are kept.
 
     The label is a channel of the sensor like any other, with the class's position as its value: a button, a mode
-    switch, an annotation. A board that restarts or is unplugged is waited for; the gap it leaves is in no window.
+    switch, an annotation. A board that restarts or is unplugged is waited for; the gap it leaves is in no window, and
+    neither is a sample that is not a finite number.
     """
 
     def __init__(self, port: str, *, baud: int = 115_200, kept_rows: int = _KEPT_ROWS) -> None:
@@ -49,9 +52,9 @@ class SensorSource:
         self._thread.start()
 
     def read(self, spec: InputSpec) -> Table:
-        """What has arrived so far; waits up to 20 s for a first window of it. Raises LocalError when the sensor lacks
-        a column, DeviceFault when it has
-        not answered yet.
+        """What has arrived so far; waits up to 20 s for a first window of it.
+
+        Raises LocalError when the sensor lacks a column, DeviceFault when it has not answered yet.
         """
         with self._lock:
             wanted_rows = spec.window.length if spec.window else 1
@@ -78,7 +81,7 @@ class SensorSource:
             try:
                 self._follow(SensorReader(self._port))
                 return  # the board said END
-            except FedgeError as fault:
+            except (FedgeError, ValueError) as fault:  # ValueError: a board whose numbers do not fit together
                 if self._closing.is_set():
                     return
                 self._last_fault = fault
@@ -88,8 +91,12 @@ class SensorSource:
     def _follow(self, reader: SensorReader) -> None:
         description = reader.describe()
         reader.start()
+        names = tuple(channel.name for channel in description.channels)
         with self._lock:
-            self._names = tuple(channel.name for channel in description.channels)
+            if self._names not in (None, names):  # another board: its columns are not those of the rows before
+                self._batches.clear()
+                self._rows = 0
+            self._names = names
             self._segment += 1
             self._lock.notify_all()
         for batch in reader.batches():
@@ -99,19 +106,33 @@ class SensorSource:
         with self._lock:
             if batch.missed:
                 self._segment += 1
-            self._batches.append((self._segment, batch.values.astype(np.float32)))
-            self._rows += len(batch.values)
-            self._received += len(batch.values)
+            for values in self._finite_runs(batch.values):
+                self._batches.append((self._segment, values))
+                self._rows += len(values)
+                self._received += len(values)
             self._lock.notify_all()
-            while self._rows - len(self._batches[0][1]) >= self._kept_rows:
+            while self._batches and self._rows - len(self._batches[0][1]) >= self._kept_rows:
                 self._rows -= len(self._batches.popleft()[1])
+
+    def _finite_runs(self, values: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+        """``values`` (n, c) as float32, cut where a row has no finite number; each cut begins a new segment."""
+        with np.errstate(over="ignore"):
+            rows = values.astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        first = 0
+        for end in (*bad.tolist(), len(rows)):
+            if end > first:
+                yield rows[first:end]
+            if end < len(rows):
+                self._segment += 1
+            first = end + 1
 
 
 def _position(name: str, names: tuple[str, ...], url: str) -> int:
     try:
         return names.index(name)
     except ValueError:
-        raise LocalError(f'the sensor on {url} has no channel "{name}"; it has: {", ".join(names)}') from None
+        raise ColumnMissing(name, f'the sensor on {url} has no channel "{name}"; it has: {", ".join(names)}') from None
 
 
 def _labels(values: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:

@@ -113,9 +113,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Contribute:
-    """A device's update for a round: integers on the task's grid, or float32 and a weight where the task asks
-    for no noise.
-    """
+    """A device's update for a round: integers on the task's grid, or float32 and a weight under tasks without noise."""
 
     task_id: Identifier
     round: RoundNumber
@@ -201,3 +199,8 @@ def encode_task(task: Task) -> bytes:
 def decode_task(spec: bytes) -> Task:
     """The task that :func:`encode_task` wrote. Raises RemoteError for anything else."""
     return from_mapping(Task, wire.decode(spec), where="the task", error=RemoteError)
+
+
+def printable(text: str) -> str:
+    """A peer's text without control characters: it is shown on the owner's terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

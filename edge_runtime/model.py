@@ -1,6 +1,4 @@
-"""The model on the device and at the coordinator: a dense network over one flat float32 buffer, trained and run
-in C++.
-"""
+"""The model on the device and at the coordinator: a dense network over one flat float32 buffer, run in C++."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def local_update(
     examples: Examples,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """``w_local - w_global`` (P,) float32 after ``training`` on ``examples`` from ``params``.
+    """``w_local - w_global`` (P,) float32, finite, after ``training`` on ``examples`` from ``params``.
 
     ``rng`` shuffles the examples of every epoch; it makes no release and needs no cryptographic generator. Raises
     RemoteError when training leaves the finite numbers: the task's step size or the offered parameters are at fault.
@@ -77,7 +75,11 @@ def local_update(
         )
     except ValueError as fault:
         raise RemoteError(f"training on the offered parameters failed: {fault}") from None
-    return weights - params
+    with np.errstate(over="ignore"):
+        update = weights - params
+    if not np.isfinite(update).all():  # two finite numbers of opposite sign, each near the largest
+        raise RemoteError("training on the offered parameters failed: the update is not finite")
+    return update
 
 
 def score(spec: ModelSpec, params: NDArray[np.float32], examples: Examples) -> Score:

@@ -10,24 +10,28 @@ from typing import Annotated
 from edge_runtime.errors import LocalError
 from edge_runtime.messages import Offer
 from edge_runtime.tables import Range, from_mapping
-from edge_runtime.task import Place
+from edge_runtime.task import Name, Place
 
 
 @dataclass(frozen=True)
 class Policy:
-    """``epsilon_budget``: pure epsilon over the device's whole life. ``places``: where noise may be added; "none"
-    must be allowed
-    explicitly. ``minimum_cohort``: the fewest devices whose sum may be noised centrally.
+    """``epsilon_budget``: all the epsilon of the device's whole life, releases added up. ``places``: where noise may be
+    added; "none" must be allowed explicitly. ``minimum_cohort``: the fewest devices whose sum may be noised centrally.
+    ``columns``: those of the data that a task may read, labels included; empty for any.
     """
 
     epsilon_budget: Annotated[float, Range(0, 1e6)] = 8.0
     places: Annotated[tuple[Place, ...], Range(0, 3)] = ("local", "central")
     minimum_cohort: Annotated[int, Range(1, 1_000_000)] = 5
     largest_clip_norm: Annotated[float, Range(0, 1e6)] = 100.0
+    columns: Annotated[tuple[Name, ...], Range(0, 4096)] = ()
 
     def objection(self, offer: Offer) -> str | None:
         """Why this device will not take part, in words for its owner and the coordinator's; None when it will."""
-        privacy = offer.task.privacy
+        privacy, inputs = offer.task.privacy, offer.task.inputs
+        for column in (*inputs.columns, inputs.label) if self.columns else ():
+            if column not in self.columns:
+                return f'the task reads the column "{column}", the device\'s owner does not allow that'
         if privacy.place not in self.places:
             allowed = ", ".join(self.places) or "nothing"
             return f'the task asks for privacy "{privacy.place}", the device\'s owner allows {allowed}'
@@ -43,9 +47,9 @@ class Policy:
 
 def load_policy(path: Path) -> Policy:
     """The owner's policy; the defaults where there is no file. Raises LocalError for a file that does not fit."""
-    if not path.exists():
-        return Policy()
     try:
         return from_mapping(Policy, tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except FileNotFoundError:
+        return Policy()
+    except (OSError, ValueError) as fault:  # not UTF-8, not TOML, or a number of thousands of digits
         raise LocalError(f"cannot read the policy {path}: {fault}") from None

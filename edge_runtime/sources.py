@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from edge_runtime.errors import LocalError
-from edge_runtime.features import Table, label_reader
 from edge_runtime.transports import serial_address
 
+# NumPy is imported when data are read: a device opens its source long before that.
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from edge_runtime.features import Table
     from edge_runtime.task import InputSpec
+
+
+_LARGEST = 3.4028234e38  # float32's
+
+
+class ColumnMissing(LocalError):
+    """The data lack a column that the task reads."""
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 class Source(Protocol):
@@ -48,21 +59,26 @@ def open_source(address: str) -> Source:
 
 
 class CsvSource:
-    """A CSV file with a header line. Only the columns a task names are read, and only they must be numbers."""
+    """A CSV file with a header line. Only the columns a task names are read, and only they must be numbers.
+
+    The file is read again when it has changed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read: tuple[InputSpec, Table] | None = None
+        self._kept = _Kept(path)
 
     def read(self, spec: InputSpec) -> Table:
-        if self._read is None or self._read[0] != spec:
-            self._read = (spec, self._parse(spec))
-        return self._read[1]
+        return self._kept.get(spec, self._parse)
 
     def close(self) -> None:
-        self._read = None
+        self._kept.forget()
 
     def _parse(self, spec: InputSpec) -> Table:
+        import numpy as np
+
+        from edge_runtime.features import Table, label_reader
+
         read_label = label_reader(spec)
         values, labels = array("f"), array("f")
         try:
@@ -89,62 +105,111 @@ class CsvSource:
             raise LocalError(f"{self._path} is not a CSV file: {fault}") from None
         except OSError as fault:
             raise LocalError(f"cannot read {self._path}: {fault.strerror}") from None
-        return Table(
-            np.frombuffer(values, np.float32).reshape(-1, len(spec.columns)),
-            _labels(np.frombuffer(labels, np.float32), spec),
-        )
+        return Table(np.asarray(values).reshape(-1, len(spec.columns)), _labels(np.asarray(labels), spec))
 
 
 class NpzSource:
-    """An NPZ archive: one 1-D array per column, or ``x`` (t, c) with the column names in ``columns`` (else x0, x1,
-    ...).
+    """An NPZ archive: one 1-D array per column, or ``x`` (t, c) and its column names in ``columns`` (else x0, x1, ...).
 
-    The label is an array of its own (t,), numbers or strings. Pickled objects are never loaded.
+    The label is an array of its own (t,), numbers or strings. Pickled objects are never loaded. Only the arrays a task
+    names are read, and again when the file has changed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._kept = _Kept(path)
 
     def read(self, spec: InputSpec) -> Table:
-        try:
-            with np.load(self._path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as fault:
-            raise LocalError(f"cannot read {self._path} as an NPZ archive: {fault}") from None
-        columns = {name: values for name, values in arrays.items() if values.ndim == 1}
-        if "x" in arrays and arrays["x"].ndim == 2:
-            names = arrays.get("columns", np.array([f"x{index}" for index in range(arrays["x"].shape[1])]))
-            columns |= {str(name): arrays["x"][:, index] for index, name in enumerate(names)}
-        chosen = [
-            columns[list(columns)[_position(name, list(columns), self._path)]] for name in (*spec.columns, spec.label)
-        ]
-        if len({len(column) for column in chosen}) != 1:
-            raise LocalError(f"the columns of {self._path} differ in length: {[len(column) for column in chosen]}")
-        try:
-            values = np.stack([column.astype(np.float32) for column in chosen[:-1]], axis=1)
-            read_label = label_reader(spec)
-            labels = np.array([read_label(_label_text(label)) for label in chosen[-1].tolist()], np.float32)
-        except (ValueError, TypeError, LocalError) as fault:
-            raise LocalError(f"{self._path}: {fault}") from None
-        return Table(values, _labels(labels, spec))
+        return self._kept.get(spec, self._parse)
 
     def close(self) -> None:
-        pass
+        self._kept.forget()
+
+    def _parse(self, spec: InputSpec) -> Table:
+        try:
+            return self._table(spec)
+        except LocalError:
+            raise
+        except Exception as fault:  # zip, zlib, NumPy's header parser and its memory: each has errors of its own
+            raise LocalError(f"cannot read {self._path} as an NPZ archive: {fault or type(fault).__name__}") from None
+
+    def _table(self, spec: InputSpec) -> Table:
+        import numpy as np
+
+        from edge_runtime.features import Table, label_reader
+
+        with np.load(self._path, allow_pickle=False) as archive:
+            names = [name for name in archive.files if name not in ("x", "columns")]
+            matrix = archive["x"] if "x" in archive.files else np.empty((0, 0))
+            if matrix.ndim != 2:
+                names, matrix = [*names, "x"], np.empty((0, 0))
+            in_matrix = [f"x{index}" for index in range(matrix.shape[1])]
+            if "columns" in archive.files and matrix.size:
+                in_matrix = [str(name) for name in archive["columns"]]
+            if len(in_matrix) != matrix.shape[1]:
+                raise LocalError(f"{self._path} names {len(in_matrix)} columns, its x has {matrix.shape[1]}")
+
+            def column(name: str) -> NDArray[Any]:
+                index = _position(name, [*in_matrix, *names], self._path)
+                values = matrix[:, index] if index < len(in_matrix) else archive[name]
+                if not isinstance(values, np.ndarray) or values.ndim != 1:
+                    raise LocalError(f'{self._path}: "{name}" is not an array of one dimension')
+                return values
+
+            columns, targets = [column(name) for name in spec.columns], column(spec.label)
+        if len({len(values) for values in (*columns, targets)}) != 1:
+            raise LocalError(f"the columns of {self._path} differ in length")
+        if any(values.dtype.kind not in "biuf" for values in columns):
+            raise LocalError(f"{self._path}: a column that the task reads does not hold real numbers")
+        read_label = label_reader(spec)
+        try:
+            labels = np.array([read_label(_label_text(label)) for label in targets.tolist()], np.float32)
+        except (ValueError, LocalError) as fault:
+            raise LocalError(f"{self._path}: {fault}") from None
+        with np.errstate(over="ignore"):  # infinities are refused with their row, later
+            values = np.stack([values.astype(np.float32) for values in columns], axis=1)
+        return Table(values, _labels(labels, spec))
+
+
+class _Kept:
+    """The table of the last task, as long as the file stays as it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._table: tuple[InputSpec, tuple[int, int, int], Table] | None = None
+
+    def get(self, spec: InputSpec, parse: Callable[[InputSpec], Table]) -> Table:
+        try:
+            status = self._path.stat()
+        except OSError as fault:
+            raise LocalError(f"cannot read {self._path}: {fault.strerror}") from None
+        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._table is None or self._table[:2] != (spec, version):
+            self._table = None
+            self._table = (spec, version, parse(spec))
+        return self._table[2]
+
+    def forget(self) -> None:
+        self._table = None
 
 
 def _label_text(label: object) -> str:
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "replace")
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _labels(labels: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
-    return labels.astype(np.int32) if spec.classes else labels
+    return labels.astype("int32") if spec.classes else labels
 
 
 def _position(name: str, names: list[str], path: Path) -> int:
     try:
         return names.index(name)
     except ValueError:
-        raise LocalError(f'{path} lacks the column "{name}" that the task reads; it has: {", ".join(names)}') from None
+        raise ColumnMissing(
+            name, f'{path} lacks the column "{name}" that the task reads; it has: {", ".join(names)}'
+        ) from None
 
 
 def _number(text: str, column: str, path: Path, line: int) -> float:
@@ -152,6 +217,6 @@ def _number(text: str, column: str, path: Path, line: int) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= _LARGEST:
         raise LocalError(f'{path}, line {line}, column "{column}": "{text[:40]}" is not a finite number')
     return value

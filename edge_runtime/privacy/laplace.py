@@ -1,9 +1,14 @@
 """The Laplace mechanism on an integer grid: clip in L1, round, bound the sensitivity in integers, add exact integer
 noise.
 
-The noise has ratio r = 2^(-2^-m) per grid step (``native/``, ``docs/noise.md``), so a contribution whose integer L1
-norm is at most D costs exactly epsilon = D ln 2 / 2^m under pure differential privacy. Nothing here adds
-floating-point noise.
+The noise has ratio r = 2^(-2^-m) per grid step (``native/``, ``docs/noise.md``). Under that law a contribution whose
+integer L1 norm is at most D costs epsilon = D ln 2 / 2^m, pure. The sampler is within a proven distance of the law, and
+that distance is accounted, not forgotten: a release is (epsilon, delta)-differentially private with the delta of
+``LaplaceEvent``, below 2^-42 where the release has 65,536 coordinates and costs epsilon 1. (Clamping every output to a
+public range would make it pure but for rounding. The range must lie within the noise's reach of every value that can
+occur, 63 * 2^m steps, and the sum of a large cohort spans more than that: it would be cut, not only its noise.)
+
+Nothing here adds floating-point noise.
 """
 
 from __future__ import annotations
@@ -25,23 +30,42 @@ if TYPE_CHECKING:
 LN2_LOW = Fraction(6931471805599453, 10**16)
 LN2_HIGH = Fraction(6931471805599454, 10**16)
 MAX_LEVELS = 1 << 30
+MAX_LOG2_SCALE = 32
 
 
 @dataclass(frozen=True)
 class LaplaceEvent:
-    """A ledger entry: one release whose L1 sensitivity is ``levels`` grid steps under noise of ratio
-    2^(-2^-log2_scale).
+    """A ledger entry: one release of L1 sensitivity ``levels`` grid steps under noise of ratio 2^(-2^-log2_scale).
 
-    Neighbouring relation: one device's contribution replaced by zero; the number of contributors is public.
+    Neighbouring relation: one device's contribution replaced by zero; the number of contributors is public. ``draws``
+    counts the noised coordinates; with 0, for planning, the exact law is meant. Raises ValueError outside of the
+    bounds: an entry that a broken disk made up has no cost to compute.
     """
 
     levels: int
     log2_scale: int
+    draws: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.levels <= MAX_LEVELS and 0 <= self.log2_scale <= MAX_LOG2_SCALE and self.draws >= 0):
+            raise ValueError(f"no release has {self.levels} levels, log2_scale {self.log2_scale}, {self.draws} draws")
 
     @property
     def epsilon(self) -> float:
-        """The pure epsilon of this release, rounded up."""
+        """The epsilon of this release, rounded up."""
         return rounded_up(Fraction(self.levels, 1 << self.log2_scale) * LN2_HIGH)
+
+    @property
+    def delta(self) -> Fraction:
+        """A bound on what the sampler's distance from its law adds (docs/noise.md, section 4).
+
+        (1 + e^epsilon) draws (log2_scale + 2) 2^-65, where e^epsilon = 2^(levels / 2^log2_scale) has its exponent
+        rounded up to an integer, so that the bound is exact arithmetic; capped at 1.
+        """
+        steps = -(-self.levels >> self.log2_scale)
+        if steps > 64:
+            return Fraction(min(self.draws, 1))
+        return min(Fraction((1 + (1 << steps)) * self.draws * (self.log2_scale + 2), 1 << 65), Fraction(1))
 
 
 @dataclass(frozen=True)
@@ -77,7 +101,12 @@ class LaplaceNoise:
 
     @property
     def event(self) -> LaplaceEvent:
+        """What a round is planned to cost."""
         return LaplaceEvent(self.levels, self.log2_scale)
+
+    def event_for(self, draws: int) -> LaplaceEvent:
+        """What releasing ``draws`` noised coordinates costs."""
+        return LaplaceEvent(self.levels, self.log2_scale, draws)
 
     def expected_noise_l2(self, parameters: int, contributors: int, *, local: bool) -> float:
         """The noise's expected L2 norm on the mean of ``contributors`` updates, in the update's own units.
@@ -115,7 +144,7 @@ class LaplaceNoise:
         from edge_runtime import _kernels
 
         noise = _kernels.discrete_laplace(rng, total.size, self.log2_scale)
-        return Release(total.astype(np.int64) + noise, self.event)
+        return Release(total.astype(np.int64) + noise, self.event_for(total.size))
 
     def mean(self, total: NDArray[np.int64], *, contributors: int, draws: int) -> NDArray[np.float32]:
         """The mean update that noised integers stand for.

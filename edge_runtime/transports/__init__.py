@@ -1,6 +1,4 @@
-"""What carries the bytes of a conversation: TCP or a serial line. A new transport is one module with a class
-like ``TcpPipe``.
-"""
+"""What carries the bytes of a conversation: TCP or a serial line. Another is one module with a class like TcpPipe."""
 
 from __future__ import annotations
 
@@ -21,16 +19,14 @@ def open_pipe(address: str) -> Pipe:
     from edge_runtime.transports.tcp import TcpPipe
 
     host, colon, port = address.removeprefix("tcp:").rpartition(":")
-    if not (colon and host and port.isdigit() and int(port) < 65_536):
+    if not (colon and host and port.isdecimal() and len(port) <= 5 and int(port) < 65_536):
         raise LocalError(f'"{address}" is no address: want HOST:PORT or serial:PORT')
     return TcpPipe(host.strip("[]"), int(port))
 
 
 def serial_address(address: str) -> tuple[str, int]:
-    """Port and baud rate of ``PORT[@BAUD]``, 115200 where none is given. Raises LocalError when the rate is not
-    a number.
-    """
+    """Port and baud rate of ``PORT[@BAUD]``, 115200 where none is given. LocalError when the rate is not a number."""
     port, _, baud = address.partition("@")
-    if not port or (baud and not baud.isdigit()):
+    if not port or (baud and not (baud.isdecimal() and len(baud) <= 8)):
         raise LocalError(f'"{address}" is no serial line: want PORT or PORT@BAUD')
     return port, int(baud or 115_200)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.errors import RemoteError
+from edge_runtime.errors import FedgeError, RemoteError
 from firmware_bridge.line import LinkPort
 
 STREAM = 1  # the link's stream that carries a conversation
@@ -21,7 +21,12 @@ class SerialPipe:
 
     def __init__(self, port: str, *, baud: int) -> None:
         self._port = LinkPort(port, baud=baud, identity=b"fedge-device")
-        if not self._port.wait_up(_UP_TIMEOUT_S):
+        try:
+            up = self._port.wait_up(_UP_TIMEOUT_S)
+        except BaseException:
+            self._port.close()
+            raise
+        if not up:
             self._port.close()
             raise RemoteError(
                 f"nobody answers on {port} at {baud} baud: is the coordinator running with --serial on the other end, "
@@ -39,5 +44,9 @@ class SerialPipe:
             )
 
     def close(self) -> None:
-        self._port.flush(_GOODBYE_S)
-        self._port.close()
+        try:
+            self._port.flush(_GOODBYE_S)
+        except FedgeError:
+            pass  # the port's thread has ended: nothing can be said any more
+        finally:
+            self._port.close()

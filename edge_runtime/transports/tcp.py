@@ -18,8 +18,8 @@ class TcpPipe:
     def __init__(self, host: str, port: int) -> None:
         try:
             self._socket = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
-        except OSError as fault:
-            reason = fault.strerror or str(fault)
+        except (OSError, ValueError) as fault:  # ValueError: a host that is no name, "a..b" or one with a zero in it
+            reason = (isinstance(fault, OSError) and fault.strerror) or str(fault)
             raise RemoteError(f"no coordinator answers at {host}:{port} ({reason}): is it running?") from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -31,7 +31,7 @@ class TcpPipe:
         except TimeoutError:
             return None
         except OSError as fault:
-            raise RemoteError(f"the connection broke: {fault.strerror}") from None
+            raise RemoteError(f"the connection broke: {fault.strerror or fault}") from None
 
     def write(self, data: bytes, timeout_s: float) -> None:
         self._socket.settimeout(max(timeout_s, 0.001))
