@@ -10,9 +10,7 @@ from edge_runtime.task import Task
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """A round that was committed (or given up: ``outcome``). Times are seconds since the epoch; bytes are those
-    on the wire.
-    """
+    """A round that was committed (or given up: ``outcome``). Times are seconds since the epoch."""
 
     number: int
     outcome: Literal["committed", "abandoned"]
@@ -28,7 +26,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One enrolled device. ``epsilon`` composes the device's own contributions so far, None where a task had no
+    """One enrolled device. Bytes are those of TLS, on whatever link. ``epsilon`` composes the device's own contributions so far, None where a task had no
     mechanism.
     """
 

@@ -6,12 +6,14 @@ besides, the page's own content security policy forbids scripts and every fetch.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
@@ -287,6 +289,7 @@ def _mechanism(history: RunHistory, figures: NoiseFigures) -> str:
     place = "At the coordinator: one draw covers the sum of a round before anything is done with it."
     if figures.local:
         place = "On the device: each covers its own update before it leaves."
+    delta = dataclasses.replace(event, draws=history.task.model.parameter_count).delta
     deviation = math.sqrt(2) * 2.0**noise.log2_scale / math.log(2)
     facts = [
         (
@@ -304,12 +307,20 @@ def _mechanism(history: RunHistory, figures: NoiseFigures) -> str:
         ),
         ("clip norm", f"{noise.clip_norm:g} in L1; larger updates are scaled down to it."),
         ("sensitivity", f"{noise.levels:,} grid steps in L1, enforced on the integers after rounding."),
-        ("epsilon per round", f"{epsilon_text(event.epsilon)} (pure: delta is 0)."),
+        (
+            "epsilon per round",
+            f"{epsilon_text(event.epsilon)}; delta below {_power_of_ten(delta)}, the sampler's distance from its law.",
+        ),
         ("epsilon composed", composed),
         ("in words", _odds(most, event.epsilon)),
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)
     return f'<dl class="facts">{rows}</dl>'
+
+
+def _power_of_ten(value: Fraction) -> str:
+    """The next power of ten above ``value``, as HTML."""
+    return f"10<sup>&minus;{math.floor(-math.log10(value))}</sup>" if 0 < value < 1 else "1"
 
 
 def _odds(most: float, per_round: float) -> str:
@@ -399,7 +410,7 @@ def _traffic_section(history: RunHistory) -> str:
     answers = max(1, sum(device.contributions for device in devices))
     up, down = sum(device.bytes_up for device in devices), sum(device.bytes_down for device in devices)
     words = (
-        f"<p>{size_text(up)} went up and {size_text(down)} down, everything on the wire included: "
+        f"<p>{size_text(up)} went up and {size_text(down)} down, TLS included, the serial link's own frames not: "
         f"<b>{size_text(up / answers)}</b> up and <b>{size_text(down / answers)}</b> down for each contribution.</p>"
     )
     return _section("Traffic", words + _figure(lambda: plots.bytes_plot(history)))
