@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import datetime
 import logging
+import os
 import signal
 import socket
 import sys
@@ -131,6 +132,7 @@ def _run(home: Home, arguments: argparse.Namespace) -> int:
     wait_s = arguments.wait
     if not 0 <= wait_s <= 300:
         raise LocalError(f"--wait {wait_s:g} is not between 0 and 300")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy brings a pool of threads that nothing here uses
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     from edge_runtime import agent
