@@ -88,6 +88,7 @@ class Channel:
                 self._flush()
             while chunk := self._tls.read(_READ_BYTES):
                 self._plaintext += chunk
+            self.closed = True  # nothing, instead of SSLWantReadError: the peer's goodbye
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # an unannounced end is one, too: messages have lengths
