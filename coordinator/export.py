@@ -93,10 +93,12 @@ def layout(task: Task, *, files: list[str]) -> dict[str, Any]:
         "output": {
             "rule": "softmax turns the last x into one probability per class"
             if classifies
-            else "the last x is the predicted value",
+            else "the last x, times label_scale and plus label_offset, is the predicted value",
             "loss": spec.loss,
             "label": task.inputs.label,
             "classes": list(task.inputs.classes),
+            "label_offset": task.inputs.label_offset,
+            "label_scale": task.inputs.label_scale,
         },
     }
 

@@ -26,7 +26,8 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One enrolled device. Bytes are those of TLS, on whatever link. ``epsilon`` composes the device's own contributions so far, None where a task had no
+    """One enrolled device. Bytes are those of TLS, on whatever link. ``epsilon`` composes the device's own
+    contributions so far, None where a task had no
     mechanism.
     """
 

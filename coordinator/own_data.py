@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def fleet(
         Member(name, _table(values, targets, rows, classes), "serial" if index < serial_devices else "tcp")
         for index, (name, rows) in enumerate(zip(names, train, strict=True))
     )
+    target_scale = (0.0, 1.0)
+    if not classes:
+        target_scale = (float(targets.mean()), float(targets.std()) or 1.0)
     task = _task(
         path,
         list(numeric),
@@ -82,6 +86,7 @@ def fleet(
         place=place,
         devices=len(parts),
         hidden=hidden,
+        target_scale=target_scale,
     )
     story = [
         f"{len(targets)} rows of {path.name}: {len(numeric)} columns, {len(classes) or 'no'} classes, "
@@ -100,7 +105,7 @@ def fleet(
 def _read(path: Path) -> dict[str, list[Any]]:
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             columns = {name: values.tolist() for name, values in arrays.items() if values.ndim == 1}
             if "x" in arrays and arrays["x"].ndim == 2:
@@ -111,10 +116,12 @@ def _read(path: Path) -> dict[str, list[Any]]:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = [row for row in csv.reader(file) if row]
             header = [name.strip() for name in rows[0]] if rows else []
+            if twice := {name for name in header if header.count(name) > 1}:
+                raise LocalError(f"{path} names a column twice: {', '.join(sorted(twice))}")
             if any(len(row) != len(header) for row in rows):
                 raise LocalError(f"{path} is not a table: its lines have different numbers of cells")
             columns = {name: [row[index].strip() for row in rows[1:]] for index, name in enumerate(header)}
-    except (OSError, ValueError, csv.Error) as fault:
+    except (OSError, ValueError, EOFError, AttributeError, csv.Error, zipfile.BadZipFile) as fault:
         raise LocalError(f"cannot read {path}: {fault}") from None
     if len({len(column) for column in columns.values()}) != 1 or not next(iter(columns.values()), []):
         raise LocalError(f"{path} has no rows, or columns of different lengths")
@@ -178,6 +185,7 @@ def _task(
     place: Place,
     devices: int,
     hidden: int,
+    target_scale: tuple[float, float],
 ) -> Task:
     deviation = values.std(axis=0, dtype=np.float64)
     scale = np.where(deviation > 0, deviation, 1.0)
@@ -192,9 +200,11 @@ def _task(
             classes,
             offset=tuple(values.mean(axis=0, dtype=np.float64).tolist()),
             scale=tuple(scale.tolist()),
+            label_offset=target_scale[0],
+            label_scale=target_scale[1],
         ),
         model=ModelSpec(len(columns), layers, "softmax_cross_entropy" if classes else "mse"),
-        training=TrainingSpec(epochs=5, batch_size=32, learning_rate=0.1 if classes else 0.01),
+        training=TrainingSpec(epochs=5, batch_size=32, learning_rate=0.1 if classes else 0.02),
         privacy=PrivacySpec(place, clip_norm=3.0, epsilon=epsilon / rounds),
         cohort=CohortSpec(devices, max(5, devices // 2), deadline_s=30.0, gather_s=60.0),
     )

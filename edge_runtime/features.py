@@ -66,7 +66,11 @@ def examples(table: Table, spec: InputSpec) -> Examples:
         values, labels = _windows(values, labels, table.segments, spec)
     if len(labels) == 0:
         raise LocalError("the data gives no complete example yet: it is shorter than one window of a single label")
-    y = labels.astype(np.int32) if spec.classes else labels.astype(np.float32).reshape(-1, 1)
+    y: NDArray[Any]
+    if spec.classes:
+        y = labels.astype(np.int32)
+    else:
+        y = ((labels - spec.label_offset) / spec.label_scale).astype(np.float32).reshape(-1, 1)
     return Examples(np.ascontiguousarray(values), np.ascontiguousarray(y))
 
 
@@ -78,7 +82,7 @@ def _windows(
     assert window is not None
     if len(labels) < window.length:
         return np.empty((0, spec.features), np.float32), labels[:0]
-    breaks = labels[1:] != labels[:-1]
+    breaks = labels[1:] != labels[:-1] if spec.classes else np.zeros(len(labels) - 1, bool)
     if segments is not None:
         breaks |= segments[1:] != segments[:-1]
     changes = np.concatenate([[0], np.cumsum(breaks)])
@@ -92,7 +96,7 @@ def _windows(
             cut = views[starts[first : first + some]]
             for index, name in enumerate(window.statistics):
                 features[first : first + some, index] = _STATISTICS[name](cut, axis=2)
-    return features.reshape(len(starts), spec.features), labels[starts]
+    return features.reshape(len(starts), spec.features), labels[starts + window.length - 1]
 
 
 def label_reader(spec: InputSpec) -> Callable[[str], float]:

@@ -35,7 +35,8 @@ class Layer:
 class WindowSpec:
     """Sliding windows over a time series and the statistics that make a feature vector of each.
 
-    A window whose rows carry more than one label is dropped. ``length`` and ``step`` count rows.
+    A window whose rows carry more than one class is dropped; a label that is a number is the last row's. ``length``
+    and ``step`` count rows.
     """
 
     length: Annotated[int, Range(2, 1_000_000)]
@@ -49,7 +50,7 @@ class InputSpec:
 
     Every column is scaled as ``(value - offset) / scale`` with public constants: statistics of the data never leave a
     device to find them. ``classes`` names the labels in the order of the model's outputs; without it the label is a
-    number to predict.
+    number, and the model predicts ``(label - label_offset) / label_scale``.
     """
 
     columns: Annotated[tuple[Name, ...], Range(1, 4096)]
@@ -57,13 +58,17 @@ class InputSpec:
     classes: Annotated[tuple[Name, ...], Range(0, 4096)] = ()
     offset: tuple[Constant, ...] = ()
     scale: tuple[Constant, ...] = ()
+    label_offset: Constant = 0.0
+    label_scale: Constant = 1.0
     window: WindowSpec | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("offset", self.offset), ("scale", self.scale)):
             if values and len(values) != len(self.columns):
                 raise ValueError(f"{name} has {len(values)} entries for {len(self.columns)} columns")
-        if any(abs(value) < 1e-30 for value in self.scale):
+        if self.classes and (self.label_offset, self.label_scale) != (0.0, 1.0):
+            raise ValueError("classes have no label_offset and no label_scale")
+        if any(abs(value) < 1e-30 for value in (*self.scale, self.label_scale)):
             raise ValueError("a scale of 0, or too near to it for float32, divides by zero")
 
     @property
