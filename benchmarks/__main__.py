@@ -1,7 +1,8 @@
 """Run one benchmark, or all: a line per case with ours, the peer's, the ratio and the unit.
 
-A benchmark is a module of this package with ``cases() -> Iterator[dict]``; each dictionary has the keys case, ours, peer, ratio
-(ours / peer unless the case says otherwise), unit and peer_name. What has no peer to measure leaves peer and ratio out.
+A benchmark is a module of this package with ``cases() -> Iterator[dict]``; each dictionary has the keys case, ours,
+peer, ratio (ours / peer unless the case says otherwise), unit and peer_name. What has no peer to measure leaves peer
+and ratio out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 
 def main(argv: list[str]) -> int:
     """Run ``python -m benchmarks ARGV``."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name[0] != "_")
+    names = sorted(
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name[0] != "_"
+    )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=["all", *names])
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
