@@ -53,7 +53,14 @@ def fleet(
     classes, targets = _labels(columns[label], label, path)
     values = np.stack(list(numeric.values()), axis=1)
     whole = np.isfinite(values).all(axis=1) & np.isfinite(targets)
+    if not whole.any():
+        raise LocalError(f"{path} has no usable row: every one has a gap")
     values, targets = values[whole].astype(np.float32), targets[whole]
+    if classes:  # of some, the gaps may have left none
+        there, targets = np.unique(targets, return_inverse=True)
+        classes = tuple(classes[int(code)] for code in there)
+        if len(classes) < 2:
+            raise LocalError(f'the label "{label}" of {path} has fewer than two classes in rows without a gap')
     owners = np.array(columns[device_column])[whole] if device_column else None
     rng = np.random.default_rng(7)
     parts, names = _share(targets, owners, devices, classes, rng)
@@ -105,7 +112,7 @@ def fleet(
 def _read(path: Path) -> dict[str, list[Any]]:
     try:
         if path.suffix.lower() == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with path.open("rb") as binary, np.load(binary, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             columns = {name: values.tolist() for name, values in arrays.items() if values.ndim == 1}
             if "x" in arrays and arrays["x"].ndim == 2:

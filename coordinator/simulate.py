@@ -24,7 +24,7 @@ from coordinator.store import Store
 from edge_runtime import messages, model
 from edge_runtime._kernels import seeded
 from edge_runtime.device import Device
-from edge_runtime.errors import RemoteError
+from edge_runtime.errors import LocalError, RemoteError
 from edge_runtime.features import Examples
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import Finished, GetTask, Hello, Message, Offer, Reply, Request, Wait
@@ -95,7 +95,10 @@ class Outcome:
 
 
 class Simulation:
-    """``sources`` has one entry a device. ``on_round`` is told after every closed round."""
+    """``sources`` has one entry a device. ``on_round`` is told after every closed round.
+
+    Raises LocalError when there are fewer devices than the task's quorum.
+    """
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class Simulation:
         network: Network | None = None,
         on_round: Callable[[RunHistory], None] = lambda history: None,
     ) -> None:
+        if len(sources) < task.cohort.quorum:
+            raise LocalError(f"there are {len(sources)} devices, the task's quorum is {task.cohort.quorum}")
         self._network, self._on_round = network or Network(), on_round
         self._now_s = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -220,7 +225,10 @@ class Simulation:
     def _work_s(self, device: _Simulated, reply: Reply) -> float:
         if not isinstance(reply, Offer):
             return 0.0
-        rows = len(device.source.read(reply.task.inputs).labels)
+        try:
+            rows = len(device.source.read(reply.task.inputs).labels)
+        except LocalError:  # it has declined for that
+            return 0.0
         return rows * reply.task.training.epochs / self._network.examples_per_s
 
     def _at(self, when_s: float, action: Callable[[], None]) -> None:

@@ -23,6 +23,11 @@ from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySp
 def main(argv: list[str]) -> int:
     """Run ``fedge simulate ARGV``."""
     arguments = _parser().parse_args(argv)
+    for option in ("devices", "rounds"):
+        if (number := getattr(arguments, option)) is not None and number < 1:
+            raise LocalError(f"--{option} {number} is not a positive number")
+    if arguments.seed < 0:
+        raise LocalError(f"--seed {arguments.seed} is negative")
     rng = np.random.default_rng([arguments.seed, 1])
     if arguments.task is not None:
         task = load_task(arguments.task)
@@ -75,8 +80,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _default_task(arguments: argparse.Namespace) -> Task:
-    if arguments.devices < 1:
-        raise LocalError(f"--devices {arguments.devices} is not a positive number")
     columns = tuple(f"x{index}" for index in range(partition.SYNTHETIC_INPUTS))
     classes = tuple(str(label) for label in range(partition.SYNTHETIC_CLASSES))
     return Task(
@@ -94,6 +97,8 @@ def _from_file(task: Task, arguments: argparse.Namespace, rng: np.random.Generat
     if not arguments.data:
         raise LocalError("a task file needs --data FILE to share out among the devices")
     table = open_source(arguments.data).read(task.inputs)
+    if len(table.labels) < arguments.devices:
+        raise LocalError(f"{len(table.labels)} rows cannot be shared among {arguments.devices} devices")
     if task.inputs.window is not None:  # neighbours in time stay together
         parts = np.array_split(np.arange(len(table.labels)), arguments.devices)
     elif task.inputs.classes:
