@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedge.device")
 
 _KEPT_ROWS = 1 << 18  # an hour and a half at 50 Hz; with seven channels 7 MB
-_PATIENCE_S = 20.0
 _RETRY_S = 1.0
 
 
@@ -36,8 +35,10 @@ class SensorSource:
     neither is a sample that is not a finite number.
     """
 
-    def __init__(self, port: str, *, baud: int = 115_200, kept_rows: int = _KEPT_ROWS) -> None:
-        self._kept_rows = kept_rows
+    def __init__(
+        self, port: str, *, baud: int = 115_200, kept_rows: int = _KEPT_ROWS, patience_s: float = 20.0
+    ) -> None:
+        self._kept_rows, self._patience_s = kept_rows, patience_s
         self._lock = threading.Condition()
         self._names: tuple[str, ...] | None = None
         self._batches: deque[tuple[int, NDArray[np.float32]]] = deque()  # segment and values (n, c)
@@ -52,13 +53,13 @@ class SensorSource:
         self._thread.start()
 
     def read(self, spec: InputSpec) -> Table:
-        """What has arrived so far; waits up to 20 s for a first window of it.
+        """What has arrived so far; waits up to ``patience_s`` for a first window of it.
 
         Raises LocalError when the sensor lacks a column, DeviceFault when it has not answered yet.
         """
         with self._lock:
             wanted_rows = spec.window.length if spec.window else 1
-            self._lock.wait_for(lambda: self._rows >= wanted_rows, _PATIENCE_S)
+            self._lock.wait_for(lambda: self._rows >= wanted_rows, self._patience_s)
             if self._names is None:
                 raise DeviceFault(f"the sensor on {self._port.url} is silent: {self._last_fault or 'no answer yet'}")
             if self._table is not None and self._table[:2] == (spec, self._received):

@@ -138,7 +138,7 @@ class NpzSource:
 
         from edge_runtime.features import Table, label_reader
 
-        with np.load(self._path, allow_pickle=False) as archive:
+        with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = [name for name in archive.files if name not in ("x", "columns")]
             matrix = archive["x"] if "x" in archive.files else np.empty((0, 0))
             if matrix.ndim != 2:
