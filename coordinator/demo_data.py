@@ -73,8 +73,9 @@ def fleet(*, rounds: int, epsilon: float, place: Place, hidden: int = 0, serial_
     minutes = sum(len(watch.train.labels) for watch in found) / RATE_HZ / 60
     story = (
         f"{len(found)} watches on the arms of ten people at shoulder physiotherapy: {minutes:.0f} minutes of real "
-        "six-axis recordings at 50 Hz. Each watch knows four of seven exercises; together they learn to tell three families "
-        "of movement apart, and no recording leaves its watch. The test is the later part of everybody's exercises.",
+        "six-axis recordings at 50 Hz. Each watch knows four of seven exercises; together they learn to tell three "
+        "families of movement apart, and no recording leaves its watch. The test is the later part of everybody's "
+        "exercises.",
     )
     return Fleet(
         task(rounds=rounds, epsilon=epsilon, place=place, devices=len(found), hidden=hidden),
