@@ -124,9 +124,12 @@ class RunningCoordinator:
         assert self._ready.wait(10)
 
     def stop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has finished by itself
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(10)
+        deadline_s = time.monotonic() + 10
+        while self._thread.is_alive() and time.monotonic() < deadline_s:
+            with contextlib.suppress(RuntimeError):  # it has finished by itself
+                self._loop.call_soon_threadsafe(self._task.cancel)  # again: wait_for of 3.11 may swallow one
+            self._thread.join(0.2)
+        assert not self._thread.is_alive()
 
     def invite(self) -> JoinCode:
         secret, kept = new_secret()
