@@ -25,12 +25,12 @@ import numpy as np
 
 from benchmarks._fleet import RealFleet, cpu_s
 from coordinator.authority import Authority
-from coordinator.server import Connection, Server, _Question
+from coordinator.server import Connection, Outlet, Server, _Question
 from coordinator.service import Service, start_task
 from coordinator.store import Store
 from edge_runtime import messages
 from edge_runtime._kernels import SystemRng
-from edge_runtime.channel import Channel, client_context, server_context
+from edge_runtime.channel import client_context, server_context
 from edge_runtime.messages import Contribute, GetTask, Hello, Offer
 from edge_runtime.params import Tensor
 from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task
@@ -78,11 +78,10 @@ class _Caller:
     """A device's end of a conversation: it only ever speaks."""
 
     connection: Connection
-    channel: Channel
+    channel: Outlet
 
     def say(self, request: messages.Request) -> bytes:
-        self.channel.send(messages.encode(request))
-        return self.channel.bytes_to_send()
+        return b"".join(self.channel.pieces(messages.encode(request)))
 
 
 class _Bench:
@@ -119,10 +118,11 @@ class _Bench:
     def _call(self, own: tuple[str, str], authority: Authority) -> _Caller:
         context = client_context(certificate=own[0], key=own[1], authority=str(authority.paths.authority))
         caller = _Caller(
-            self.server.new_connection("tcp"), Channel(context, server_side=False, max_message_bytes=1 << 30)
+            self.server.new_connection("tcp"), Outlet(context, server_side=False, max_message_bytes=1 << 30)
         )
         self.server.received(caller.connection, caller.channel.bytes_to_send())
         caller.channel.receive(caller.connection.channel.bytes_to_send())
+        self.server.received(caller.connection, caller.channel.bytes_to_send())
         self.server.received(caller.connection, caller.say(Hello(messages.PROTOCOL, "benchmark", "tcp")))
         return caller
 
@@ -134,18 +134,24 @@ class _Bench:
             spoken = [c.say(r) for c, r in zip(callers, requests[start : start + _BATCH], strict=True)]
             started_s = time.process_time()
             questions = [
-                _Question(caller.connection, self.server.received(caller.connection, data)[0], self._future())
+                _Question(caller.connection, self._hear(caller.connection, data), self._future())
                 for caller, data in zip(callers, spoken, strict=True)
             ]
             self.server._questions = questions
             self.server._step()
             for question in questions:
                 reply = question.answer.result()
-                question.connection.channel.send(self.server.encoded(reply))
-                question.connection.channel.bytes_to_send()
+                for _ in question.connection.channel.pieces(self.server.encoded(reply)):
+                    pass
                 replies.append(reply)
             self.spent_s += time.process_time() - started_s
         return replies
+
+    def _hear(self, connection: Connection, data: bytes) -> messages.Request:
+        requests: list[messages.Request] = []
+        for start in range(0, len(data), 65_536):
+            requests += self.server.received(connection, data[start : start + 65_536])
+        return requests[0]
 
     def _future(self) -> asyncio.Future[messages.Reply]:
         return asyncio.Future(loop=_LOOP)

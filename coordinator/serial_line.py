@@ -76,8 +76,8 @@ class _Line:
             finally:
                 await self._write(channel.bytes_to_send())
             for request in received:
-                channel.send(self._server.encoded(await self._answer(connection, request)))
-                await self._write(channel.bytes_to_send())
+                for piece in channel.pieces(self._server.encoded(await self._answer(connection, request))):
+                    await self._write(piece)
         raise RemoteError("hung up")
 
     async def _answer(self, connection: Connection, request: Request) -> Reply:

@@ -14,7 +14,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.service import Peer, Service
@@ -26,7 +26,7 @@ from edge_runtime.messages import MAX_UNAUTHENTICATED_BYTES, GetTask, Offer, Ref
 
 log = logging.getLogger("fedge.coordinator")
 
-_READ_BYTES = 65_536
+_READ_BYTES = _PIECE_BYTES = 65_536
 _STRANGER_S = 15.0  # a connection that has not shown a certificate or an invitation by then is closed
 _QUIET_S = 600.0
 _LONGEST_HOLD_S = 60.0
@@ -34,11 +34,32 @@ _MAX_CONNECTIONS = 20_000
 _MAX_STRANGERS = 512
 _MAX_PER_DEVICE = 4  # the agent, a look with `doctor`, and what a dead network has not told us of
 _OVERHEAD_BYTES = 64 * 1024  # a message beyond its tensor
-_OFFERS_IN_FLIGHT_BYTES = 256 * 1024 * 1024
+_COUNT_EVERY_S = 20.0
 _SHOW_S = 0.2
 _PAUSE_S = 1.0  # after a failure: the next attempt
 _STORAGE = Refusal("coordinator", "storage", "the coordinator cannot write to its disk at the moment; try again later")
 _INTERNAL = Refusal("coordinator", "internal", "the coordinator failed on this request; its log says how")
+
+
+class Outlet(Channel):
+    """A channel that encrypts a long answer piece by piece, as the line takes it.
+
+    A memory BIO keeps the size it once had: a model encrypted at once would hold its size on every connection for as
+    long as that lives.
+    """
+
+    def pieces(self, message: bytes) -> Iterator[bytes]:
+        """The ciphertext of ``message``, some 64 KiB at a time. Raises RemoteError after the peer's goodbye."""
+        view = memoryview(message)
+        head = len(message).to_bytes(4, "big")
+        try:
+            self._tls.write(head + view[:_PIECE_BYTES])
+            yield self.bytes_to_send()
+            for start in range(_PIECE_BYTES, len(message), _PIECE_BYTES):
+                self._tls.write(view[start : start + _PIECE_BYTES])
+                yield self.bytes_to_send()
+        except ssl.SSLError as fault:
+            raise RemoteError(f"the conversation is over: {fault.reason or fault}") from None
 
 
 @dataclass(eq=False)
@@ -46,12 +67,13 @@ class Connection:
     """One TLS conversation and who is at its other end. ``host``: where a stranger calls from."""
 
     link: str
-    channel: Channel
+    channel: Outlet
     host: str = ""
     task: asyncio.Task[None] | None = None
     peer: Peer | None = None
     counted_up: int = 0
     counted_down: int = 0
+    counted_at_s: float = 0.0
 
 
 @dataclass
@@ -117,8 +139,6 @@ class Server:
         self._stale = False  # the service does not know what the store holds: a transaction failed
         self._store_version = store.data_version
         self._max_message_bytes = store.largest_model_bytes() + _OVERHEAD_BYTES
-        offers = max(4, _OFFERS_IN_FLIGHT_BYTES // self._max_message_bytes)
-        self._sending_offer = asyncio.Semaphore(offers)  # a thousand ciphertexts of a large model fill no memory
         self._offer: tuple[Offer, bytes] | None = None
         self._questions: list[_Question] = []
         self._work = asyncio.Event()
@@ -187,7 +207,7 @@ class Server:
                 writer.close()
 
     def new_connection(self, link: str, *, host: str = "") -> Connection:
-        channel = Channel(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES)
+        channel = Outlet(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES)
         return Connection(link, channel, host)
 
     async def _converse_tcp(
@@ -238,16 +258,10 @@ class Server:
             answering.cancel()
 
     async def _send(self, connection: Connection, reply: Reply, writer: asyncio.StreamWriter) -> None:
-        channel = connection.channel
-        if isinstance(reply, Offer):
-            async with self._sending_offer:
-                channel.send(self.encoded(reply))
-                writer.write(channel.bytes_to_send())
-                await asyncio.wait_for(writer.drain(), _QUIET_S)
-            return
-        channel.send(self.encoded(reply))
-        writer.write(channel.bytes_to_send())
-        await asyncio.wait_for(writer.drain(), _QUIET_S)
+        for piece in connection.channel.pieces(self.encoded(reply)):
+            writer.write(piece)
+            async with asyncio.timeout(_QUIET_S):
+                await writer.drain()
 
     def encoded(self, reply: Reply) -> bytes:
         """The reply's bytes; those of a round's offer are made once."""
@@ -397,7 +411,7 @@ class Server:
                 self.service.fleet_changed(now_s)
             replies = [self.service.handle(self._peer(q.connection), q.request, now_s) for q in questions]
             for question in questions:
-                self._count_traffic(question.connection, now_s)
+                self._count_traffic(question, now_s)
             if tick:
                 self.service.tick(now_s)
         return replies
@@ -446,14 +460,17 @@ class Server:
     def _peer(self, connection: Connection) -> Peer:
         return connection.peer or Peer(None, "a stranger")
 
-    def _count_traffic(self, connection: Connection, now_s: float) -> None:
+    def _count_traffic(self, question: _Question, now_s: float) -> None:
+        """Write down what the device has sent and received; not for every poll, so that waiting costs no disk."""
+        connection = question.connection
         peer, channel = connection.peer, connection.channel
         if peer is None or peer.device is None:
             return
-        up, down = channel.bytes_received - connection.counted_up, channel.bytes_sent - connection.counted_down
-        if not (up or down):  # a held question, asked again by ourselves
+        if isinstance(question.request, GetTask) and now_s - connection.counted_at_s < _COUNT_EVERY_S:
             return
+        up, down = channel.bytes_received - connection.counted_up, channel.bytes_sent - connection.counted_down
         connection.counted_up, connection.counted_down = channel.bytes_received, channel.bytes_sent
+        connection.counted_at_s = now_s
         self._store.note_traffic(peer.device, link=connection.link, now_s=now_s, bytes_up=up, bytes_down=down)
 
 

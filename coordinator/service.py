@@ -107,7 +107,7 @@ class Service:
         self._offer: Offer | None = None
         self._asked_at_s: dict[str, float] = {}
         self._excluded: set[str] = set()  # declined for a reason that the next round will not change
-        self._resting: dict[str, tuple[float, float]] = {}  # had no data: until when, and how long the rest is
+        self._resting: dict[str, tuple[float, float]] = {}  # had no data: since when, and how long it rests
         self._enrolled = self._known_devices()
         rows = store.rounds(row.task_id)
         self._committed = sum(round_row.outcome == "committed" for round_row in rows)
@@ -171,7 +171,8 @@ class Service:
         """When :meth:`tick` has to be called at the latest."""
         times = [self._rounds.wakeup_at_s(now_s)]
         if self._rounds.phase is Phase.GATHERING and self._resting:
-            times.append(min((until_s for until_s, _ in self._resting.values() if until_s > now_s), default=None))
+            ends_s = (since_s + rest_s for since_s, rest_s in self._resting.values())
+            times.append(min((end_s for end_s in ends_s if end_s > now_s), default=None))
         return min((time_s for time_s in times if time_s is not None), default=None)
 
     @property
@@ -343,7 +344,7 @@ class Service:
             else:  # a sensor that is warming up, a file in the making: ask again, less and less often
                 _, rest_s = self._resting.get(device, (0.0, _FIRST_REST_S / 2))
                 rest_s = min(2 * rest_s, _LONGEST_REST_S)
-                self._resting[device] = (now_s + rest_s, rest_s)
+                self._resting[device] = (now_s, rest_s)
         return Receipt("", "noted")
 
     def _gather(self, now_s: float) -> None:
@@ -369,7 +370,7 @@ class Service:
             if now_s - asked_s < _AWAY_AFTER_S
             and device in self._enrolled
             and device not in self._excluded
-            and self._resting.get(device, (0.0, 0.0))[0] <= now_s
+            and not self._rests(device, now_s)
         )
         cohort = self._rounds.choose(there, now_s, self._rng)
         if cohort is not None:
@@ -378,6 +379,10 @@ class Service:
             self._total[:] = 0
             self._offer = None
             self.version += 1
+
+    def _rests(self, device: str, now_s: float) -> bool:
+        since_s, rest_s = self._resting.get(device, (0.0, 0.0))
+        return since_s <= now_s < since_s + rest_s  # no longer than meant, even when the clock is set back
 
     def _close(self, event: Event, now_s: float) -> None:
         rounds = self._rounds

@@ -14,7 +14,7 @@ import pytest
 
 from coordinator import server as server_module
 from coordinator.authority import Authority, new_secret
-from coordinator.server import Connection, Server, Strangers
+from coordinator.server import Connection, Outlet, Server, Strangers
 from coordinator.service import Service, start_task
 from coordinator.store import Store
 from edge_runtime import agent, messages
@@ -549,3 +549,20 @@ def test_an_address_in_use_is_told_with_what_to_do(fleet):
 def test_port_zero_is_replaced_by_the_one_the_system_chose(fleet):
     assert fleet.port > 0
     assert fleet.server.address == ("127.0.0.1", fleet.port)
+
+
+def test_an_answer_as_large_as_a_model_leaves_in_pieces(fleet):
+    paths = fleet.authority.paths
+    context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
+    near = Outlet(context, server_side=True, max_message_bytes=1000)
+    far = Channel(unverified_context(), server_side=False, max_message_bytes=1 << 24)
+    near.receive(far.bytes_to_send())
+    far.receive(near.bytes_to_send())
+    near.receive(far.bytes_to_send())
+    for size in (0, 1, 65_535, 65_536, 65_537, 1 << 20):
+        message = random.Random(size).randbytes(size)
+        arrived = []
+        for piece in near.pieces(message):
+            assert len(piece) < 70_000
+            arrived += far.receive(piece)
+        assert arrived == [message]
