@@ -1,8 +1,8 @@
 """Lives of a coordinator and its devices in one process that kills itself at a commit; not a test by itself.
 
 ``killed_lives.py FOLDER PLACE everywhere`` runs once undisturbed and then once for every commit of that run, killed
-right before it (where there is no noise) and right after it. ``... every N`` kills every life at its N-th commit until one comes
-through. One JSON line tells what the store and the ledgers say at the end of each.
+right before it (where there is no noise) and right after it. ``... every N`` kills every life at its N-th commit
+until one comes through. One JSON line tells what the store and the ledgers say at the end of each.
 """
 
 from __future__ import annotations
