@@ -106,7 +106,8 @@ def make_fleet(folder: Path) -> Fleet:
 class RunningCoordinator:
     """The real server in a thread of its own, on a loopback port; ``stop`` and ``start`` restart it on that port."""
 
-    def __init__(self, folder: Path, task: Task) -> None:
+    def __init__(self, folder: Path, task: Task, *, serial_ports: tuple[str, ...] = ()) -> None:
+        self._serial_ports = serial_ports
         self.authority = Authority.create(folder)
         self._path, self._port = folder / "store.sqlite", 0
         self.task_id = ""
@@ -175,7 +176,9 @@ class RunningCoordinator:
             )
 
         server = Server(self._store, make_service, context)
-        self._task = asyncio.create_task(server.run("127.0.0.1", self._port, linger_s=0.5))
+        self._task = asyncio.create_task(
+            server.run("127.0.0.1", self._port, serial_ports=self._serial_ports, linger_s=0.5)
+        )
         while server.address is None and not self._task.done():
             await asyncio.sleep(0.005)
         if server.address is not None:
@@ -196,12 +199,12 @@ def stranger_fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 @pytest.fixture
-def coordinator(tmp_path: Path) -> Iterator[Callable[[Task], RunningCoordinator]]:
+def coordinator(tmp_path: Path) -> Iterator[Callable[..., RunningCoordinator]]:
     """A function that starts a coordinator for a task."""
     running: list[RunningCoordinator] = []
 
-    def start(task: Task) -> RunningCoordinator:
-        running.append(RunningCoordinator(tmp_path / f"coordinator-{len(running)}", task))
+    def start(task: Task, **options: Any) -> RunningCoordinator:
+        running.append(RunningCoordinator(tmp_path / f"coordinator-{len(running)}", task, **options))
         return running[-1]
 
     yield start

@@ -354,6 +354,18 @@ def test_a_connection_cut_anywhere_costs_nothing_twice(joined, device, ledger) -
     assert len(naps.asked_s) >= 3
 
 
+def test_a_device_joins_and_runs_over_a_lossy_serial_line_and_comes_back_on_it(
+    coordinator, new_task, ledger, source, tmp_path
+) -> None:
+    with LineSimulator(baud=1_000_000, corrupt=1e-4) as line:
+        running = coordinator(new_task(), serial_ports=(f"{line.b}@1000000",))
+        address, home = f"serial:{line.a}@1000000", Home(tmp_path / "home")
+        join(home, running.invite(), name="porch", address=address)  # three conversations, each after a goodbye
+        device = Device(policy=Policy(100.0, minimum_cohort=1), ledger=ledger, source=source, link="serial", wait_s=0.2)
+        assert agent.run(device, home, address, wait_s=0.2, sleep=Naps()) == "all 3 rounds are done"
+        expect_three_rounds(running, ledger)
+
+
 def test_a_device_without_budget_declines_and_the_task_ends(joined, ledger, source) -> None:
     running, home = joined
     device = Device(policy=Policy(1.5), ledger=ledger, source=source, wait_s=0.2)

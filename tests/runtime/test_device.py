@@ -12,7 +12,7 @@ import pytest
 from edge_runtime import messages
 from edge_runtime._kernels import SystemRng, seeded
 from edge_runtime.device import TRANSITIONS, Device, Event, IllegalTransition, State
-from edge_runtime.errors import DeviceFault, LocalError, RemoteError
+from edge_runtime.errors import ColumnMissing, DeviceFault, LocalError, RemoteError
 from edge_runtime.features import Table
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import (
@@ -30,7 +30,6 @@ from edge_runtime.messages import (
 )
 from edge_runtime.policy import Policy
 from edge_runtime.privacy.laplace import LaplaceEvent
-from edge_runtime.sources import ColumnMissing
 from edge_runtime.task import InputSpec, PrivacySpec, TrainingSpec
 
 OPEN_POLICY = Policy(epsilon_budget=100.0, places=("none", "local", "central"), minimum_cohort=3)

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.errors import DeviceFault, LocalError
+from edge_runtime.errors import ColumnMissing, DeviceFault, LocalError
 from edge_runtime.features import Table, examples
 from edge_runtime.live import SensorSource
-from edge_runtime.sources import ColumnMissing
 from edge_runtime.task import InputSpec, WindowSpec
 from firmware_bridge.host_firmware import host_firmware_path
 from firmware_bridge.line_simulator import LineSimulator

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.errors import LocalError
-from edge_runtime.sources import ColumnMissing, CsvSource, NpzSource, open_source
+from edge_runtime.errors import ColumnMissing, LocalError
+from edge_runtime.sources import CsvSource, NpzSource, open_source
 from edge_runtime.task import InputSpec
 
 SPEC = InputSpec(("a", "b"), "label", ("no", "yes"))
