@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from edge_runtime import __version__
-from edge_runtime.errors import DeviceFault, FedgeError, LocalError, RemoteError
+from edge_runtime.errors import ColumnMissing, DeviceFault, FedgeError, LocalError, RemoteError
 from edge_runtime.ledger import BudgetSpent, Ledger
 from edge_runtime.messages import (
     PROTOCOL,
@@ -36,7 +36,7 @@ from edge_runtime.messages import (
 )
 from edge_runtime.params import Tensor, narrowest_integer
 from edge_runtime.policy import Policy
-from edge_runtime.sources import ColumnMissing, Source
+from edge_runtime.sources import Source
 
 # NumPy and the kernels are imported when an offer comes: a device that waits, and most do, has no room for them.
 if TYPE_CHECKING:

@@ -1,5 +1,13 @@
-"""The error classes of the whole project, re-exported from the lowest layer."""
+"""The error classes of the whole project, re-exported from the lowest layer, and those that two rooms here share."""
 
 from firmware_bridge.errors import DeviceFault, FedgeError, LocalError, RemoteError
 
-__all__ = ["DeviceFault", "FedgeError", "LocalError", "RemoteError"]
+__all__ = ["ColumnMissing", "DeviceFault", "FedgeError", "LocalError", "RemoteError"]
+
+
+class ColumnMissing(LocalError):
+    """The data lack a column that the task reads."""
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column

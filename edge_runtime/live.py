@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.errors import DeviceFault, FedgeError, LocalError
+from edge_runtime.errors import ColumnMissing, DeviceFault, FedgeError, LocalError
 from edge_runtime.features import Table
-from edge_runtime.sources import ColumnMissing
 from firmware_bridge.line import LinkPort
 from firmware_bridge.sensor import Batch, SensorReader
 

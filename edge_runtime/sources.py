@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edge_runtime.errors import LocalError
+from edge_runtime.errors import ColumnMissing, LocalError
 from edge_runtime.transports import serial_address
 
 # NumPy is imported when data are read: a device opens its source long before that.
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
 
 _LARGEST = 3.4028234e38  # float32's
-
-
-class ColumnMissing(LocalError):
-    """The data lack a column that the task reads."""
-
-    def __init__(self, column: str, message: str) -> None:
-        super().__init__(message)
-        self.column = column
 
 
 class Source(Protocol):
