@@ -50,6 +50,14 @@ def test_every_single_character_changed_left_out_or_doubled_is_refused() -> None
                     JoinCode.parse(wrong)
 
 
+@pytest.mark.parametrize("host", ["a", "ab", "abc"])
+def test_the_spare_bits_of_the_last_character_are_no_second_way_to_write_a_code(host: str) -> None:
+    text = JoinCode(f"{host}:7433", bytes(16), bytes(16)).text()
+    for last in set(string.ascii_letters + string.digits + "-_") - {text[-1]}:
+        with pytest.raises(LocalError):
+            JoinCode.parse(text[:-1] + last)
+
+
 def test_every_truncation_and_any_other_text_is_refused() -> None:
     text = CODE.text()
     for end in range(len(text)):

@@ -225,6 +225,14 @@ def test_every_charge_that_returned_survives_kill_9(path) -> None:
         last = max(recorded)
 
 
+def test_a_commit_waits_for_the_disk(path) -> None:
+    """What a process cannot play: the page cache outlives it. NORMAL loses commits when the power goes, FULL none."""
+    database = open_database(path, "CREATE TABLE t (x INTEGER)", version=1)
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+    database.close()
+
+
 def copy_of(path: Path, folder: Path) -> Path:
     """The files that a power cut at this moment would leave: the shared-memory index is not one of them."""
     folder.mkdir()
