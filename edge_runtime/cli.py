@@ -19,7 +19,7 @@ from edge_runtime.durable import make_directory, write_file
 from edge_runtime.errors import DeviceFault, LocalError
 from edge_runtime.identity import Home, Membership, default_home, load_membership
 from edge_runtime.messages import printable
-from edge_runtime.policy import load_policy
+from edge_runtime.policy import Policy, load_policy
 from edge_runtime.tables import to_toml
 
 if TYPE_CHECKING:
@@ -88,19 +88,18 @@ def _join(home: Home, arguments: argparse.Namespace) -> int:
         open_source(data).close()  # a typing error in the path is better told now than in the first round
     if arguments.budget is not None and not 0 <= arguments.budget <= 1e6:
         raise LocalError(f"--budget {arguments.budget:g} is not between 0 and 1000000")
-    chosen = arguments.budget is not None or arguments.allow_unprotected
-    if chosen and not home.membership.exists():  # before joining: a crash in between must not leave a larger budget
+    if not home.membership.exists():  # before joining: a crash in between must not leave a larger budget
         _write_policy(home, arguments.budget, allow_unprotected=arguments.allow_unprotected)
     membership = join(home, code, name=arguments.name, address=arguments.link, data=data)
     print(f'joined as "{membership.name}" ({membership.device})')
-    print(f"state in {home.path}; budget and limits in {home.policy if home.policy.exists() else 'their defaults'}")
+    print(f"state in {home.path}; budget and limits in {home.policy}")
     print(f"next: fedge device run --home {home.path}" + ("" if data else " --data FILE.csv"))
     return 0
 
 
 def _write_policy(home: Home, budget: float | None, *, allow_unprotected: bool) -> None:
     """The policy as it is, or its defaults, with what the owner has just said."""
-    policy = load_policy(home.policy)
+    policy = load_policy(home.policy) if home.policy.exists() else Policy()
     if budget is not None:
         policy = replace(policy, epsilon_budget=float(budget))
     if allow_unprotected and "none" not in policy.places:

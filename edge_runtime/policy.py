@@ -46,10 +46,13 @@ class Policy:
 
 
 def load_policy(path: Path) -> Policy:
-    """The owner's policy; the defaults where there is no file. Raises LocalError for a file that does not fit."""
+    """The owner's policy. Raises LocalError for a file that does not fit, or is gone: the defaults may allow more."""
     try:
         return from_mapping(Policy, tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
     except FileNotFoundError:
-        return Policy()
+        raise LocalError(
+            f"the policy {path} is gone, so what the owner allows is unknown: write it again "
+            "(docs/tasks.md has the keys)"
+        ) from None
     except (OSError, ValueError) as fault:  # not UTF-8, not TOML, or a number of thousands of digits
         raise LocalError(f"cannot read the policy {path}: {fault}") from None

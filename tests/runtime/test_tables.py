@@ -209,10 +209,11 @@ def test_a_damaged_file_is_one_sentence_with_its_path(tmp_path, text: bytes) -> 
             load(path)
 
 
-def test_a_missing_task_is_refused_and_a_missing_policy_is_the_default(tmp_path) -> None:
+def test_a_missing_task_is_refused_and_so_is_a_missing_policy(tmp_path) -> None:
     with pytest.raises(LocalError, match="cannot read the task"):
         load_task(tmp_path / "none.toml")
-    assert load_policy(tmp_path / "none.toml") == Policy()
+    with pytest.raises(LocalError, match="is gone, so what the owner allows is unknown"):
+        load_policy(tmp_path / "none.toml")
 
 
 def test_a_tensor_is_as_long_as_its_shape_says() -> None:
