@@ -285,7 +285,10 @@ def _conclude(console: Console, fleet: Fleet, folder: Path, took_s: float) -> in
     )
     console.print(f"report: {report}", style="bold", highlight=False)
     first = min((folder / "devices").iterdir())
-    console.print(f"look around: fedge device ledger --home {first}", style="dim", highlight=False)
+    program = Path(sys.executable).with_name("fedge")
+    shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    home = first.relative_to(Path.cwd()) if first.is_relative_to(Path.cwd()) else first
+    console.print(f"look around: {shown} device ledger --home {home}", style="dim", highlight=False, soft_wrap=True)
     return 0 if history.committed == fleet.task.rounds else 1
 
 
