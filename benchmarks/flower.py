@@ -141,7 +141,7 @@ class NotMeasured(Exception):
 
 
 def _measure_fedge() -> dict[str, float]:
-    from coordinator.stored import latest_run
+    from coordinator.run_history import latest_run
 
     with tempfile.TemporaryDirectory() as name, RealFleet(Path(name), devices=_NODES, rounds=_ROUNDS) as fleet:
         for index in range(_NODES - 1):

@@ -25,12 +25,12 @@ import numpy as np
 
 from benchmarks._fleet import RealFleet, cpu_s
 from coordinator.authority import Authority
-from coordinator.server import Connection, Outlet, Server, _Question
+from coordinator.server import Connection, Server, _Question
 from coordinator.service import Service, start_task
 from coordinator.store import Store
 from edge_runtime import messages
 from edge_runtime._kernels import SystemRng
-from edge_runtime.channel import client_context, server_context
+from edge_runtime.channel import Channel, client_context, server_context
 from edge_runtime.messages import Contribute, GetTask, Hello, Offer
 from edge_runtime.params import Tensor
 from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task
@@ -78,7 +78,7 @@ class _Caller:
     """A device's end of a conversation: it only ever speaks."""
 
     connection: Connection
-    channel: Outlet
+    channel: Channel
 
     def say(self, request: messages.Request) -> bytes:
         return b"".join(self.channel.pieces(messages.encode(request)))
@@ -118,7 +118,7 @@ class _Bench:
     def _call(self, own: tuple[str, str], authority: Authority) -> _Caller:
         context = client_context(certificate=own[0], key=own[1], authority=str(authority.paths.authority))
         caller = _Caller(
-            self.server.new_connection("tcp"), Outlet(context, server_side=False, max_message_bytes=1 << 30)
+            self.server.new_connection("tcp"), Channel(context, server_side=False, max_message_bytes=1 << 30)
         )
         self.server.received(caller.connection, caller.channel.bytes_to_send())
         caller.channel.receive(caller.connection.channel.bytes_to_send())

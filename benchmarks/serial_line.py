@@ -83,9 +83,3 @@ def cases() -> Iterator[dict[str, Any]]:
         "unit": "s/MB",
         "peer_name": None,
     }
-
-
-if __name__ == "__main__":
-    for case in cases():
-        against = f"{case['ratio']:.2f} x {case['peer_name']}" if case["peer"] else ""
-        print(f"{case['case']:55} {case['ours']:8.4f} {case['unit']:20} {against}")

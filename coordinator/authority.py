@@ -30,7 +30,7 @@ from edge_runtime.errors import LocalError, RemoteError
 from edge_runtime.join_code import HASH_BYTES
 
 # A board without a clock wakes up in 1970: validity must not depend on the time of day, revocation is the store's.
-_NOT_BEFORE = datetime.datetime(1970, 1, 2)
+_NOT_BEFORE = datetime.datetime(1970, 1, 1)
 _NOT_AFTER = datetime.datetime(2099, 1, 1)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.config import Config, load_config
-from coordinator.stored import latest_run, open_store
+from coordinator.run_history import latest_run, open_store
 from edge_runtime.durable import make_directory, write_file
 from edge_runtime.errors import LocalError
 
@@ -130,7 +130,10 @@ def _init(arguments: argparse.Namespace) -> int:
     config = Config(arguments.listen, arguments.advertise or arguments.listen, tuple(arguments.serial))
     config.listen_address()
     Authority.require_absent(arguments.home)
-    text = arguments.task.read_text("utf-8") if arguments.task and load_task(arguments.task) else _TASK_TEMPLATE
+    text = _TASK_TEMPLATE
+    if arguments.task:
+        load_task(arguments.task)  # refuses a bad file before anything is made
+        text = arguments.task.read_text("utf-8")
     make_directory(arguments.home)
     task = arguments.home / "task.toml"
     if arguments.task or not task.exists():  # a task that somebody wrote there before is what they want to run
@@ -207,7 +210,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from edge_runtime.features import examples
         from edge_runtime.sources import open_source
 
-        evaluation = examples(open_source(arguments.evaluate).read(task.inputs), task.inputs)
+        with contextlib.closing(open_source(arguments.evaluate)) as source:
+            evaluation = examples(source.read(task.inputs), task.inputs)
     rng, noise = random.SystemRandom(), SystemRng()
 
     def make_service(now_s: float) -> Service:

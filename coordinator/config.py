@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated
 
 from edge_runtime.durable import write_file
 from edge_runtime.errors import LocalError
-from edge_runtime.tables import Range, from_mapping
+from edge_runtime.tables import Range, from_mapping, to_toml
+from edge_runtime.transports import host_port
 
 _FILE = "coordinator.toml"
 Address = Annotated[str, Range(1, 200)]
@@ -28,10 +28,7 @@ class Config:
 
     def listen_address(self) -> tuple[str, int]:
         """Host and port. Raises LocalError when ``listen`` is not of the form HOST:PORT."""
-        host, colon, port = self.listen.rpartition(":")
-        if not (colon and host and port.isdigit() and int(port) < 65_536):
-            raise LocalError(f'"{self.listen}" is no address to listen on: want HOST:PORT, for example 0.0.0.0:7433')
-        return host.strip("[]"), int(port)
+        return host_port(self.listen, want="HOST:PORT to listen on, for example 0.0.0.0:7433")
 
 
 def load_config(home: Path) -> Config:
@@ -48,8 +45,8 @@ def load_config(home: Path) -> Config:
 def save_config(home: Path, config: Config) -> None:
     """Write the file."""
     text = (
-        f"listen = {json.dumps(config.listen)}        # where the server binds\n"
-        f"advertise = {json.dumps(config.advertise)}     # what join codes tell devices\n"
-        f"serial = {json.dumps(list(config.serial))}                       # lines it serves, PORT[@BAUD]\n"
+        "# listen: where the server binds\n"
+        "# advertise: what join codes tell devices\n"
+        "# serial: lines it serves, PORT[@BAUD]\n"
     )
-    write_file(home / _FILE, text.encode(), mode=0o644)
+    write_file(home / _FILE, (text + to_toml(config)).encode(), mode=0o644)

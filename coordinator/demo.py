@@ -25,7 +25,7 @@ from coordinator.comparison import compare
 from coordinator.export import export_model
 from coordinator.fleet import Fleet, Member, write_csv, write_recording
 from coordinator.report import write_report
-from coordinator.stored import latest_run
+from coordinator.run_history import latest_run
 from coordinator.view import comparison_table, devices_table
 from edge_runtime.durable import make_directory
 from edge_runtime.errors import DeviceFault, LocalError

@@ -14,7 +14,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.service import Peer, Service
@@ -26,7 +26,7 @@ from edge_runtime.messages import MAX_UNAUTHENTICATED_BYTES, GetTask, Offer, Ref
 
 log = logging.getLogger("fedge.coordinator")
 
-_READ_BYTES = _PIECE_BYTES = 65_536
+_READ_BYTES = 65_536
 _STRANGER_S = 15.0  # a connection that has not shown a certificate or an invitation by then is closed
 _QUIET_S = 600.0
 _LONGEST_HOLD_S = 60.0
@@ -41,33 +41,12 @@ _STORAGE = Refusal("coordinator", "storage", "the coordinator cannot write to it
 _INTERNAL = Refusal("coordinator", "internal", "the coordinator failed on this request; its log says how")
 
 
-class Outlet(Channel):
-    """A channel that encrypts a long answer piece by piece, as the line takes it.
-
-    A memory BIO keeps the size it once had: a model encrypted at once would hold its size on every connection for as
-    long as that lives.
-    """
-
-    def pieces(self, message: bytes) -> Iterator[bytes]:
-        """The ciphertext of ``message``, some 64 KiB at a time. Raises RemoteError after the peer's goodbye."""
-        view = memoryview(message)
-        head = len(message).to_bytes(4, "big")
-        try:
-            self._tls.write(head + view[:_PIECE_BYTES])
-            yield self.bytes_to_send()
-            for start in range(_PIECE_BYTES, len(message), _PIECE_BYTES):
-                self._tls.write(view[start : start + _PIECE_BYTES])
-                yield self.bytes_to_send()
-        except ssl.SSLError as fault:
-            raise RemoteError(f"the conversation is over: {fault.reason or fault}") from None
-
-
 @dataclass(eq=False)
 class Connection:
     """One TLS conversation and who is at its other end. ``host``: where a stranger calls from."""
 
     link: str
-    channel: Outlet
+    channel: Channel
     host: str = ""
     task: asyncio.Task[None] | None = None
     peer: Peer | None = None
@@ -207,7 +186,7 @@ class Server:
                 writer.close()
 
     def new_connection(self, link: str, *, host: str = "") -> Connection:
-        channel = Outlet(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES)
+        channel = Channel(self._context, server_side=True, max_message_bytes=MAX_UNAUTHENTICATED_BYTES)
         return Connection(link, channel, host)
 
     async def _converse_tcp(

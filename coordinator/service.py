@@ -7,7 +7,6 @@ store.
 
 from __future__ import annotations
 
-import functools
 import logging
 import random
 import secrets
@@ -18,8 +17,9 @@ import numpy as np
 
 from coordinator import aggregation
 from coordinator.authority import Authority, secret_hash
-from coordinator.history import DeviceRecord, RoundRecord, RunHistory
+from coordinator.history import RunHistory
 from coordinator.round import Event, Phase, Rounds
+from coordinator.run_history import AWAY_AFTER_S, history
 from coordinator.store import RoundRow, Store, TaskRow
 from edge_runtime import _kernels, messages, model
 from edge_runtime.errors import DeviceFault, LocalError, RemoteError
@@ -44,8 +44,6 @@ from edge_runtime.messages import (
     encode_task,
 )
 from edge_runtime.params import Tensor
-from edge_runtime.privacy.accountant import PureSpend
-from edge_runtime.privacy.laplace import LaplaceEvent
 from edge_runtime.task import Task
 
 if TYPE_CHECKING:
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedge.coordinator")
 
 _RETRY_S = 1.0
-_AWAY_AFTER_S = 90.0  # a device that has not asked for so long is not counted on; polls are held for 60 s at most
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _INTEGER_TENSORS = ("<i1", "<i2", "<i4")
 
@@ -163,10 +160,6 @@ class Service:
                 self._store.add_decline(self.task_id, rounds.number, device, "removed", "removed from the fleet", now_s)
                 rounds.declined.add(device)
 
-    def is_enrolled(self, device: str) -> bool:
-        """Whether the device is in the fleet, as far as the service knows."""
-        return device in self._enrolled
-
     def wakeup_at_s(self, now_s: float) -> float | None:
         """When :meth:`tick` has to be called at the latest."""
         times = [self._rounds.wakeup_at_s(now_s)]
@@ -190,7 +183,7 @@ class Service:
 
     def history(self, now_s: float) -> RunHistory:
         """The picture of the run for a view or a report."""
-        connected = {device for device, asked_s in self._asked_at_s.items() if now_s - asked_s < _AWAY_AFTER_S}
+        connected = {device for device, asked_s in self._asked_at_s.items() if now_s - asked_s < AWAY_AFTER_S}
         rounds = self._rounds
         open_round = (
             (rounds.number, len(rounds.contributed) + len(rounds.declined), len(rounds.cohort))
@@ -241,7 +234,9 @@ class Service:
                 "device", "expired_code", "the join code has expired: ask the coordinator's owner for a fresh one"
             )
         if known is None:
-            self._store.add_device(device, _printable(request.name) or device, public_key, certificate, now_s)
+            self._store.add_device(
+                device, messages.printable(request.name).strip() or device, public_key, certificate, now_s
+            )
             self._enrolled.add(device)
         self._store.use_invitation(key, device)
         return Enrolled(device, known.certificate if known else certificate)
@@ -336,7 +331,7 @@ class Service:
         if request.task_id == self._row.task_id and request.round == rounds.number and device in rounds.cohort:
             if rounds.phase is Phase.COLLECTING and device not in rounds.contributed:
                 self._store.add_decline(
-                    request.task_id, request.round, device, request.code, _printable(request.reason), now_s
+                    request.task_id, request.round, device, request.code, messages.printable(request.reason), now_s
                 )
                 rounds.declined.add(device)
             if request.code in ("budget_spent", "policy", "task"):
@@ -367,7 +362,7 @@ class Service:
         there = (
             device
             for device, asked_s in self._asked_at_s.items()
-            if now_s - asked_s < _AWAY_AFTER_S
+            if now_s - asked_s < AWAY_AFTER_S
             and device in self._enrolled
             and device not in self._excluded
             and not self._rests(device, now_s)
@@ -477,76 +472,5 @@ def start_task(
     return task_id
 
 
-def history(
-    store: Store,
-    row: TaskRow,
-    *,
-    now_s: float,
-    connected: set[str],
-    state: Literal["gathering", "collecting", "finished"],
-    open_round: tuple[int, int, int] | None,
-) -> RunHistory:
-    """The picture of a task's run as the store has it."""
-    counts, declines = store.contribution_counts(row.task_id), store.last_declines(row.task_id)
-    answers = store.answers(row.task_id)
-    private = row.task.privacy.place != "none"
-    event = row.task.privacy.noise().event if private else None
-    epsilon = functools.cache(functools.partial(_epsilon, event))  # most devices have contributed equally often
-    devices = []
-    for device in store.devices():
-        contributions = counts.get(device.device, 0)
-        devices.append(
-            DeviceRecord(
-                device=device.device,
-                name=device.name,
-                link="serial" if device.link == "serial" else "tcp" if device.link == "tcp" else "none",
-                state="connected" if device.device in connected else "away",
-                last_seen_s=device.last_seen_s,
-                contributions=contributions,
-                bytes_up=device.bytes_up,
-                bytes_down=device.bytes_down,
-                epsilon=epsilon(contributions),
-                note=declines.get(device.device, ""),
-            )
-        )
-    records = tuple(_record(round_row, answers) for round_row in store.rounds(row.task_id) if round_row.outcome)
-    return RunHistory(
-        task_id=row.task_id,
-        task=row.task,
-        started_at_s=row.started_at_s,
-        now_s=now_s,
-        state=state,
-        open_round=open_round,
-        rounds=records,
-        devices=tuple(devices),
-        finished_because=row.finished_because,
-    )
-
-
-def _record(row: RoundRow, answers: dict[int, tuple[int, int]]) -> RoundRecord:
-    accepted, declined = answers.get(row.number, (0, 0))
-    return RoundRecord(
-        number=row.number,
-        outcome="committed" if row.outcome == "committed" else "abandoned",
-        opened_at_s=row.opened_at_s,
-        closed_at_s=row.closed_at_s or row.opened_at_s,
-        cohort=len(row.cohort),
-        accepted=accepted,
-        declined=declined,
-        update_l2=row.update_l2,
-        loss=row.loss,
-        accuracy=row.accuracy,
-    )
-
-
-def _epsilon(event: LaplaceEvent | None, times: int) -> float | None:
-    return PureSpend().plus(event, times).epsilon if event else None
-
-
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _printable(text: str) -> str:
-    """``text`` without control characters: it is shown on somebody's terminal."""
-    return "".join(character for character in text if character.isprintable()).strip()[:400]

@@ -26,6 +26,12 @@ def main(argv: list[str]) -> int:
     for option in ("devices", "rounds"):
         if (number := getattr(arguments, option)) is not None and number < 1:
             raise LocalError(f"--{option} {number} is not a positive number")
+    idle = ("noise", "epsilon") if arguments.task else ("data", "evaluate", "alpha")
+    if given := [f"--{option}" for option in idle if getattr(arguments, option) is not None]:
+        raise LocalError(f"{', '.join(given)} says nothing {'beside' if arguments.task else 'without'} a task file")
+    for option in ("epsilon", "alpha"):
+        if (value := getattr(arguments, option)) is not None and not 0 < value < 1e6:
+            raise LocalError(f"--{option} {value:g} is not a positive number")
     if arguments.seed < 0:
         raise LocalError(f"--seed {arguments.seed} is negative")
     rng = np.random.default_rng([arguments.seed, 1])
@@ -64,17 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", metavar="FILE", help="a CSV or NPZ file to share out among the devices (with a task file)"
     )
-    parser.add_argument("--evaluate", metavar="FILE", help="a CSV or NPZ file that scores every model")
     parser.add_argument(
-        "--alpha", type=float, default=0.5, help="Dirichlet concentration of the classes per device (%(default)s)"
+        "--evaluate", metavar="FILE", help="a CSV or NPZ file that scores every model (with a task file)"
     )
+    parser.add_argument("--alpha", type=float, help="Dirichlet concentration of the file's classes per device (0.5)")
     parser.add_argument("--devices", type=int, default=1000, help="how many devices (%(default)s)")
     parser.add_argument("--rounds", type=int, help="instead of the task's rounds")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same bytes (%(default)s)")
     parser.add_argument(
-        "--place", choices=("none", "local", "central"), default="central", help="noise of the built-in task"
+        "--noise", choices=("central", "local", "none"), help="who adds it, in the built-in task (central)"
     )
-    parser.add_argument("--epsilon", type=float, default=1.0, help="per round, of the built-in task (%(default)s)")
+    parser.add_argument("--epsilon", type=float, help="per round, of the built-in task (1)")
     parser.add_argument("-o", "--output", type=Path, help="a folder for the report and the model")
     return parser
 
@@ -88,7 +94,7 @@ def _default_task(arguments: argparse.Namespace) -> Task:
         inputs=InputSpec(columns, "label", classes),
         model=ModelSpec(len(columns), (Layer(len(classes)),)),
         training=TrainingSpec(epochs=2, batch_size=10, learning_rate=0.05),
-        privacy=PrivacySpec(arguments.place, clip_norm=5.0, epsilon=arguments.epsilon),
+        privacy=PrivacySpec(arguments.noise or "central", clip_norm=5.0, epsilon=arguments.epsilon or 1.0),
         cohort=CohortSpec(arguments.devices, max(1, arguments.devices // 2)),
     )
 
@@ -102,7 +108,7 @@ def _from_file(task: Task, arguments: argparse.Namespace, rng: np.random.Generat
     if task.inputs.window is not None:  # neighbours in time stay together
         parts = np.array_split(np.arange(len(table.labels)), arguments.devices)
     elif task.inputs.classes:
-        parts = partition.dirichlet(table.labels, arguments.devices, arguments.alpha, rng)
+        parts = partition.dirichlet(table.labels, arguments.devices, arguments.alpha or 0.5, rng)
     else:
         parts = partition.iid(len(table.labels), arguments.devices, rng)
     test = open_source(arguments.evaluate).read(task.inputs) if arguments.evaluate else None

@@ -18,10 +18,9 @@ from typing import Any
 from edge_runtime.durable import open_database, transaction
 from edge_runtime.errors import DeviceFault, RemoteError
 from edge_runtime.messages import decode_task, encode_task
-from edge_runtime.params import Tensor
+from edge_runtime.params import ITEM_BYTES, Tensor
 from edge_runtime.task import Task
 
-_ITEM_BYTES = {"<f4": 4, "<i1": 1, "<i2": 2, "<i4": 4}
 _SCHEMA = """
 CREATE TABLE device (
     device TEXT PRIMARY KEY,
@@ -350,7 +349,7 @@ class Store:
         )
         for device, dtype, examples, data in rows:
             try:
-                yield Tensor(dtype, (len(data) // _ITEM_BYTES[dtype],), data), examples
+                yield Tensor(dtype, (len(data) // ITEM_BYTES[dtype],), data), examples
             except (ValueError, TypeError, KeyError) as fault:
                 raise DeviceFault(f"the coordinator's store is damaged: {device} in round {number}: {fault}") from None
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Iterator
 
 from edge_runtime.errors import RemoteError
 
 _LENGTH_BYTES = 4
 _READ_BYTES = 16_384  # one TLS record of plaintext
+_PIECE_BYTES = 65_536
 SERVER_NAME = "fedge-coordinator"  # the name in every coordinator's certificate: identity is the key, never an address
 
 
@@ -68,6 +70,20 @@ class Channel:
         """Queue a message; before the handshake is complete it waits. Raises RemoteError after the goodbye."""
         self._unsent.append(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
         self._flush()
+
+    def pieces(self, message: bytes) -> Iterator[bytes]:
+        """The ciphertext of ``message``, some 64 KiB at a time, each to be sent before the next is asked for.
+
+        A memory BIO keeps the size it once had: a model encrypted at once would hold its size on every connection for
+        as long as that lives. Raises RemoteError after the peer's goodbye.
+        """
+        framed = memoryview(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
+        for start in range(0, len(framed), _PIECE_BYTES):
+            try:
+                self._tls.write(framed[start : start + _PIECE_BYTES])
+            except ssl.SSLError as fault:
+                raise RemoteError(f"the conversation is over: {fault.reason or fault}") from None
+            yield self.bytes_to_send()
 
     def bytes_to_send(self) -> bytes:
         """Ciphertext for the peer."""

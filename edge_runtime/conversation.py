@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edge_runtime.channel import Channel
 from edge_runtime.errors import FedgeError, RemoteError
-from edge_runtime.messages import MAX_MESSAGE_BYTES, Message, Reply, Request, decode, encode
+from edge_runtime.messages import Message, Reply, Request, decode, encode
 
 
 class Pipe(Protocol):
@@ -31,7 +31,6 @@ class Conversation:
 
     def __init__(self, pipe: Pipe, channel: Channel, *, timeout_s: float = 20.0) -> None:
         self._pipe, self._channel, self._timeout_s = pipe, channel, timeout_s
-        self._channel.max_message_bytes = MAX_MESSAGE_BYTES
 
     def ask(self, request: Request, *, patience_s: float = 0.0) -> Reply:
         """Send ``request`` and wait for its answer, ``patience_s`` longer than usual."""

@@ -244,7 +244,7 @@ class Device:
             return Decline(offer.task_id, offer.round, "task", "the offered parameters hold NaN or an infinity")
         if objection := self._policy.objection(offer):
             return Decline(offer.task_id, offer.round, "policy", objection)
-        if self._ledger.recorded(offer.task_id, offer.round)[0]:
+        if self._ledger.has_charged(offer.task_id, offer.round):
             return Decline(offer.task_id, offer.round, "policy", "this device has contributed to the round already")
         try:
             if privacy.place != "none":

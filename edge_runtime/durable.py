@@ -52,7 +52,7 @@ def open_database(path: Path | str, schema: str, *, version: int, create: bool =
 
     WAL with ``synchronous=FULL``: NORMAL lost committed rows at a simulated power cut, FULL lost none. Transactions
     are the caller's (autocommit otherwise). Raises DeviceFault when the file is damaged, the disk is at fault, or the
-    file is empty and ``create`` is False; LocalError when a newer fedge wrote it.
+    file is empty and ``create`` is False; LocalError when a fedge of another format wrote it.
     """
     connection: sqlite3.Connection | None = None
     try:
@@ -65,6 +65,10 @@ def open_database(path: Path | str, schema: str, *, version: int, create: bool =
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found > version:
             raise LocalError(f"{path} was written by a newer fedge (format {found}, this one knows {version}): upgrade")
+        if 0 < found < version:
+            raise LocalError(
+                f"{path} was written by an older fedge (format {found}): this one reads format {version} only"
+            )
         if found == 0 and not create:  # a file cut to nothing is a valid, empty SQLite database
             raise DeviceFault(f"{path} is empty: what it held is lost; restore it from a backup")
         if found == 0:

@@ -25,7 +25,7 @@ from edge_runtime.messages import (
     Refusal,
     printable,
 )
-from edge_runtime.tables import Range, from_mapping
+from edge_runtime.tables import Range, from_mapping, to_toml
 from edge_runtime.transports import open_pipe
 
 if TYPE_CHECKING:
@@ -131,17 +131,8 @@ def join(home: Home, code: JoinCode, *, name: str, address: str | None = None, d
 
 
 def save_membership(home: Home, membership: Membership) -> None:
-    """Write the membership; strings are quoted as TOML (and JSON) basic strings."""
-    import json
-
-    members = {
-        "device": membership.device,
-        "name": membership.name,
-        "address": membership.address,
-        "data": membership.data,
-    }
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in members.items())
-    write_file(home.membership, text.encode())
+    """Write the membership."""
+    write_file(home.membership, to_toml(membership).encode())
 
 
 def _fetch_authority(target: str, code: JoinCode) -> bytes:

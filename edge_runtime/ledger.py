@@ -28,7 +28,7 @@ CREATE TABLE release (
     draws INTEGER,
     charged_at REAL NOT NULL,
     outcome TEXT,            -- NULL until the coordinator has acknowledged it
-    message BLOB,            -- dropped once a later round is charged
+    message BLOB,            -- dropped when it is acknowledged
     UNIQUE (task_id, round)
 ) STRICT
 """
@@ -120,9 +120,6 @@ class Ledger:
                 if event is not None:
                     self.check(event, budget)
                 self._database.execute(
-                    "UPDATE release SET message = NULL WHERE task_id = ? AND outcome IS NOT NULL", (task_id,)
-                )
-                self._database.execute(
                     "INSERT INTO release "
                     "(release_id, task_id, round, place, levels, log2_scale, draws, charged_at, message) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -136,10 +133,12 @@ class Ledger:
             self._spend = self._spend.plus(event)
 
     def settle(self, release_id: str, outcome: Literal["accepted", "late", "refused"]) -> None:
-        """Note the coordinator's answer; the charge stands whatever it was."""
+        """Note the coordinator's answer, and drop the message; the charge stands whatever the answer was."""
         try:
             with transaction(self._database):
-                self._database.execute("UPDATE release SET outcome = ? WHERE release_id = ?", (outcome, release_id))
+                self._database.execute(
+                    "UPDATE release SET outcome = ?, message = NULL WHERE release_id = ?", (outcome, release_id)
+                )
         except sqlite3.Error as fault:
             raise DeviceFault(f"the privacy ledger cannot be written: {fault}") from fault
 
@@ -148,10 +147,9 @@ class Ledger:
         rows = self._select("SELECT message FROM release WHERE outcome IS NULL ORDER BY charged_at, rowid LIMIT 1")
         return rows[0][0] if rows else None
 
-    def recorded(self, task_id: str, round_number: int) -> tuple[bool, bytes | None]:
-        """Whether this round was charged before, and its message if that is still kept."""
-        rows = self._select("SELECT message FROM release WHERE task_id = ? AND round = ?", task_id, round_number)
-        return (bool(rows), rows[0][0] if rows else None)
+    def has_charged(self, task_id: str, round_number: int) -> bool:
+        """Whether this round of this task was charged before."""
+        return bool(self._select("SELECT 1 FROM release WHERE task_id = ? AND round = ?", task_id, round_number))
 
     def entries(self) -> Iterator[Entry]:
         """Every release, oldest first."""

@@ -13,7 +13,7 @@ from edge_runtime.errors import DeviceFault, FedgeError, LocalError, RemoteError
 
 _PARTS = {
     "demo": ("coordinator.demo", "run the whole thing here: a coordinator, devices, serial lines, a sensor, real data"),
-    "coordinator": ("coordinator.cli", "on the laptop: init, invite, run, status, report, export"),
+    "coordinator": ("coordinator.cli", "on the laptop: init, invite, run, status, report, export, remove"),
     "device": ("edge_runtime.cli", "on the board: join, run, status, ledger, doctor"),
     "bridge": ("firmware_bridge.cli", "serial ports and microcontroller sensors: ports, watch, simulate, line"),
     "simulate": ("coordinator.simulate_cli", "thousands of devices in virtual time, on the same code"),

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss over ``examples`` and, for a classifier, the share of right answers."""
+    """Mean loss and, for a classifier, the share of right answers."""
 
     loss: float
     accuracy: float | None
-    examples: int
 
 
 def network(spec: ModelSpec) -> _kernels.Network:
@@ -87,6 +86,6 @@ def score(spec: ModelSpec, params: NDArray[np.float32], examples: Examples) -> S
     net = network(spec)
     loss = net.loss(params, examples.x, examples.y)
     if spec.loss != "softmax_cross_entropy":
-        return Score(loss, None, len(examples.y))
+        return Score(loss, None)
     right = net.predict(params, examples.x).argmax(axis=1) == examples.y
-    return Score(loss, float(right.mean()), len(examples.y))
+    return Score(loss, float(right.mean()))

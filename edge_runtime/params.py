@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DType = Literal["<f4", "<i1", "<i2", "<i4"]
-_ITEM_BYTES: dict[str, int] = {"<f4": 4, "<i1": 1, "<i2": 2, "<i4": 4}
+ITEM_BYTES: dict[str, int] = {"<f4": 4, "<i1": 1, "<i2": 2, "<i4": 4}
 MAX_ELEMENTS = 1 << 24
 
 
@@ -26,7 +26,7 @@ class Tensor:
     data: bytes
 
     def __post_init__(self) -> None:
-        want_bytes = math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+        want_bytes = math.prod(self.shape) * ITEM_BYTES[self.dtype]
         if len(self.data) != want_bytes:
             raise ValueError(
                 f"a tensor {self.dtype} of shape {list(self.shape)} takes {want_bytes} bytes, got {len(self.data)}"

@@ -10,7 +10,6 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from firmware_bridge.errors import FedgeError
 from firmware_bridge.host_firmware import host_firmware_path
 from firmware_bridge.line import LinkPort
 from firmware_bridge.line_simulator import LineSimulator
@@ -25,15 +24,9 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command; 0 if it went well, 1 after an error said on stderr, 2 for a wrong command line."""
+    """Runs one command; 0 if it went well. Raises FedgeError for what the ``fedge`` command tells a person."""
     options = _parser().parse_args(argv)
-    try:
-        return int(options.run(options))
-    except FedgeError as error:
-        print(f"fedge bridge: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0
+    return int(options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,7 +151,3 @@ def _values_line(description: SensorDescription, batch: Batch, port: LinkPort, s
     values = "  ".join(f"{c.name}={v:.5g} {c.unit}" for c, v in zip(description.channels, last, strict=True))
     last_s = batch.first_us * 1e-6 + (len(batch.values) - 1) / description.rate_hz
     return f"{last_s:10.3f} s  {values}  | dropped {sensor.dropped_samples}, bad frames {stats.frames_bad}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from edge_runtime._kernels import NoiseSource
 
-# ln 2 lies strictly between these: epsilon is reported with the upper one, so rounding never understates a cost.
-LN2_LOW = Fraction(6931471805599453, 10**16)
+# Above ln 2 by less than 10^-16: epsilon is reported with it, so rounding never understates a cost.
 LN2_HIGH = Fraction(6931471805599454, 10**16)
 MAX_LEVELS = 1 << 30
 MAX_LOG2_SCALE = 32
@@ -130,12 +129,6 @@ class LaplaceNoise:
             return _kernels.quantize_l1(update, self.clip_norm, self.levels)
         except ValueError as fault:
             raise LocalError(f"the update cannot be clipped: {fault}") from None
-
-    def fits(self, contribution: NDArray[np.int32]) -> bool:
-        """Whether a received contribution keeps the sensitivity bound."""
-        from edge_runtime import _kernels
-
-        return _kernels.integer_l1_norm(contribution) <= self.levels
 
     def release(self, total: NDArray[Any], rng: NoiseSource) -> Release:
         """Add discrete Laplace noise to integers of which one device can change an L1 norm of at most ``levels``."""

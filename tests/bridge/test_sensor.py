@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from firmware_bridge import _codec
 from firmware_bridge.cli import main
-from firmware_bridge.errors import FedgeError, LocalError
+from firmware_bridge.errors import DeviceFault, FedgeError, LocalError
 from firmware_bridge.host_firmware import host_firmware_path
 from firmware_bridge.line import LinkPort, PeerResetError
 from firmware_bridge.line_simulator import LineSimulator
@@ -344,7 +344,16 @@ def test_watch_shows_values_units_and_the_lines_quality(tmp_path: Path, capsys: 
 
 def test_simulate_prints_a_tty_with_a_board_behind_it(tmp_path: Path) -> None:
     write_recording(tmp_path / "imu.csv", rows=50)
-    command = [sys.executable, "-m", "firmware_bridge.cli", "simulate", str(tmp_path / "imu.csv"), "--baud", str(BAUD)]
+    command = [
+        sys.executable,
+        "-m",
+        "edge_runtime.main",
+        "bridge",
+        "simulate",
+        str(tmp_path / "imu.csv"),
+        "--baud",
+        str(BAUD),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         tty = process.stdout.readline().strip()
         with LinkPort(tty, baud=BAUD) as port:
@@ -355,7 +364,7 @@ def test_simulate_prints_a_tty_with_a_board_behind_it(tmp_path: Path) -> None:
 
 
 def test_line_prints_a_pair_of_ttys_for_each_count() -> None:
-    command = [sys.executable, "-m", "firmware_bridge.cli", "line", "--count", "2", "--loss", "1e-4"]
+    command = [sys.executable, "-m", "edge_runtime.main", "bridge", "line", "--count", "2", "--loss", "1e-4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         pairs = [process.stdout.readline().split() for _ in range(2)]
         assert all(Path(tty).exists() for pair in pairs for tty in pair)
@@ -365,6 +374,6 @@ def test_line_prints_a_pair_of_ttys_for_each_count() -> None:
 
 def test_the_command_line_says_whose_fault_an_error_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ports"]) == 0
-    assert main(["watch", "/dev/serial/by-id/none"]) == 1
-    assert "no such port" in capsys.readouterr().err
+    with pytest.raises(DeviceFault, match="no such port"):
+        main(["watch", "/dev/serial/by-id/none"])
     assert issubclass(SensorSilent, FedgeError)

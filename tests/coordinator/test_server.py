@@ -14,7 +14,7 @@ import pytest
 
 from coordinator import server as server_module
 from coordinator.authority import Authority, new_secret
-from coordinator.server import Connection, Outlet, Server, Strangers
+from coordinator.server import Connection, Server, Strangers
 from coordinator.service import Service, start_task
 from coordinator.store import Store
 from edge_runtime import agent, messages
@@ -554,7 +554,7 @@ def test_port_zero_is_replaced_by_the_one_the_system_chose(fleet):
 def test_an_answer_as_large_as_a_model_leaves_in_pieces(fleet):
     paths = fleet.authority.paths
     context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
-    near = Outlet(context, server_side=True, max_message_bytes=1000)
+    near = Channel(context, server_side=True, max_message_bytes=1000)
     far = Channel(unverified_context(), server_side=False, max_message_bytes=1 << 24)
     near.receive(far.bytes_to_send())
     far.receive(near.bytes_to_send())

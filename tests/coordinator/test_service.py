@@ -224,7 +224,7 @@ def test_when_too_few_can_still_take_part_the_run_ends_and_says_why(bench, reaso
     assert reply == Receipt("", "noted")
     assert made.service.finished_because is not None
     assert "after 0 of 3 rounds 2 devices can still take part, 3 are needed" in made.service.finished_because
-    assert "the [31mbudget is spent" in made.service.finished_because
+    assert "the ?[31mbudget? is spent" in made.service.finished_because
     answer = made.ask(1, GetTask(0.0))
     assert answer == Finished("task-1", made.service.finished_because)
     made.restart()
@@ -300,7 +300,6 @@ def test_a_removed_device_is_refused_at_once_and_its_round_does_not_wait_for_it(
     assert opened.service._committed == 1
     assert code(opened.ask(2, GetTask(0.0))) == "unknown_device"
     assert code(opened.ask(Peer(None, "x", removed=True), GetTask(0.0))) == "unknown_device"
-    assert not opened.service.is_enrolled(opened.name(2))
 
 
 @pytest.mark.parametrize(("spoken", "fault"), [(PROTOCOL - 1, "device"), (PROTOCOL + 1, "coordinator")])
@@ -368,7 +367,7 @@ def test_a_device_with_a_secret_is_enrolled_under_the_hash_of_its_key(fleet, key
     assert reply.device == device_id(key.public_key().public_bytes_raw())
     row = made.store.device_of_certificate(reply.certificate)
     assert row is not None
-    assert row.name == "my[2J board"
+    assert row.name == "my?[2J board"
     assert isinstance(made.ask(Peer(reply.device, row.name), Hello(PROTOCOL, "x", "tcp")), Welcome)
 
 

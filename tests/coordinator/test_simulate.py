@@ -36,7 +36,7 @@ def test_the_digest_does_not_depend_on_the_process(place):
     digests = set()
     for hash_seed in ("0", "1"):
         done = subprocess.run(
-            [*command, "--place", place],
+            [*command, "--noise", place],
             env=os.environ | {"PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,

@@ -98,7 +98,7 @@ def test_a_port_in_use_and_an_address_that_is_none(fleet):
     told(
         fleet.fedge("coordinator", "run", "--home", fleet.home, "--listen", "nowhere", check=False),
         2,
-        '"nowhere" is no address to listen on',
+        '"nowhere" is no address: want HOST:PORT to listen on',
     )
 
 

@@ -87,16 +87,15 @@ def test_a_round_of_a_task_is_charged_once(ledger) -> None:
     assert ledger.spent_epsilon == PureSpend().plus(EVENT, 2).epsilon
 
 
-def test_a_release_is_kept_until_acknowledged_and_dropped_after_the_next(ledger) -> None:
+def test_a_release_is_kept_until_acknowledged_and_its_round_for_ever(ledger) -> None:
     assert ledger.unacknowledged() is None
     charge(ledger, 1)
     assert ledger.unacknowledged() == b"message 1"
     ledger.settle("release-1", "accepted")
     assert ledger.unacknowledged() is None
-    assert ledger.recorded("t1", 1) == (True, b"message 1")
     charge(ledger, 2)
-    assert ledger.recorded("t1", 1) == (True, None)
-    assert ledger.recorded("t1", 3) == (False, None)
+    assert ledger.has_charged("t1", 1)
+    assert not ledger.has_charged("t1", 3)
     assert ledger.unacknowledged() == b"message 2"
 
 
@@ -247,7 +246,7 @@ def test_every_charge_that_returned_survives_a_power_cut(ledger, path, tmp_path)
         charge(ledger, round_number, message=bytes(round_number * 97 % 9000))
         reopened = Ledger(copy_of(path, tmp_path / f"copy-{round_number}"), create=False)
         assert reopened.spent_epsilon == ledger.spent_epsilon
-        assert reopened.recorded("t1", round_number)[0]
+        assert reopened.has_charged("t1", round_number)
         assert reopened.unacknowledged() is not None
         reopened.close()
         if round_number % 2:
@@ -291,7 +290,7 @@ FILL_THE_DISK = """
             print(number)
     except DeviceFault as fault:
         print(fault, file=sys.stderr)
-        assert not ledger.recorded("t", number)[0]
+        assert not ledger.has_charged("t", number)
 """
 
 
@@ -314,7 +313,7 @@ def test_a_disk_that_fails_while_reading_is_a_device_fault(ledger) -> None:
     ledger.close()
     for ask in (
         ledger.unacknowledged,
-        lambda: ledger.recorded("t1", 1),
+        lambda: ledger.has_charged("t1", 1),
         lambda: list(ledger.entries()),
         lambda: charge(ledger, 2),
         lambda: ledger.settle("release-1", "late"),
