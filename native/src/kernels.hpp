@@ -1,0 +1,32 @@
+// The kernels that exist once for each instruction set, behind a table of pointers.
+//
+// Each unit src/kernels_*.cpp compiles the sources of src/wide/ for one set and defines one table. Whatever such a unit
+// defines besides its table has internal linkage, for the linker keeps one copy of an inline function or a template
+// instance and might give a processor without AVX the copy compiled with it. So those units include nothing that
+// defines functions, and nobody adds an inline function here. native/tests/no_shared_code.cmake looks at the objects.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fedge {
+
+struct Kernels {
+    // The keystream for counter, counter + 1, ... of the state `first`, as many of `blocks` as come in whole vectors.
+    // Returns how many that was.
+    std::size_t (*chacha20_blocks)(std::uint8_t* out, const std::uint32_t* first, std::uint64_t counter,
+                                   std::size_t blocks) noexcept;
+    void (*laplace_block)(std::int64_t* out, const std::uint64_t* words, unsigned m,
+                          std::byte* workspace) noexcept;
+};
+
+extern const Kernels baseline_kernels;
+#ifdef FEDGE_X86_64
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+// Those of isa().
+const Kernels& kernels() noexcept;
+
+}  // namespace fedge
