@@ -11,6 +11,11 @@
 
 namespace fedge {
 
+// Where a(m, k) lies in a product: dy^T and dy are the same memory walked two ways.
+struct Strides {
+    std::size_t m, k;
+};
+
 struct Kernels {
     // The keystream for counter, counter + 1, ... of the state `first`, as many of `blocks` as come in whole vectors.
     // Returns how many that was.
@@ -18,6 +23,14 @@ struct Kernels {
                                    std::size_t blocks) noexcept;
     void (*laplace_block)(std::int64_t* out, const std::uint64_t* words, unsigned m,
                           std::byte* workspace) noexcept;
+
+    // y (B, O) = x (B, I) @ w (O, I)^T + b (O)
+    void (*dense_forward)(float* y, const float* x, const float* w, const float* b, std::size_t B, std::size_t I,
+                          std::size_t O) noexcept;
+
+    // c (M, N) += a (M, K) @ b (K, N), a read through its strides
+    void (*accumulate_product)(float* c, const float* a, Strides at, const float* b, std::size_t M, std::size_t N,
+                               std::size_t K) noexcept;
 };
 
 extern const Kernels baseline_kernels;

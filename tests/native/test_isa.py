@@ -24,7 +24,7 @@ def results():
         for part in parts:
             hashes[name].update(part if isinstance(part, bytes) else np.asarray(part).tobytes())
 
-    for widths in ([561, 64, 32, 6], [3, 2], [9, 17, 5, 3], [40, 33, 31], [16, 8, 1], [130, 70, 3]):
+    for widths in ([561, 64, 32, 6], [3, 2], [9, 17, 5, 3], [40, 33, 31], [16, 8, 1], [130, 70, 3], [1601, 5, 2]):
         net = _kernels.Network(widths, ["relu"] * (len(widths) - 2) + ["identity"], "softmax_cross_entropy")
         for batch in (1, 2, 3, 7, 64, 65):
             params = (rng.standard_normal(net.parameter_count) * 0.3).astype(np.float32)
