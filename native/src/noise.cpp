@@ -11,7 +11,7 @@ const std::uint64_t comparison_threshold[compared_digits + 1] = {
     0x7f4e8e59b3fa2add, 0x0162403164a90ffd,
 };
 
-const std::uint64_t first_drop[low_digits] = {
+const std::uint64_t first_drop[max_log2_scale] = {
     0x803b2cd8d6a9cf83, 0xc02c59f257813198, 0xe019dce514f01502, 0xf00dda4ed9fa7ee9, 0xf807281aabfbb5ef,
     0xfc03a2c9ab28a360, 0xfe01d513db8ce016, 0xff00eb75ad5a569d, 0xff8075f5c654ddc9, 0xffc03b099f0cb2a5,
     0xffe01d887e7df528, 0xfff00ec52afcc2e6, 0xfff80762d06dcfb3, 0xfffc03b176f2c2ef, 0xfffe01d8bf28582d,

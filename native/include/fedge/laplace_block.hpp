@@ -26,8 +26,8 @@ inline constexpr std::size_t drop_spares = 36;
 extern const std::uint64_t comparison_threshold[compared_digits + 1];
 
 // first_drop[k] = round(2^64 P(a draw's first drop is at digit compared_digits + 1 + k or before, given that it has
-// one)).
-extern const std::uint64_t first_drop[low_digits];
+// one)), k < low_digits, and then zeros, for those who compare a vector at a time.
+extern const std::uint64_t first_drop[max_log2_scale];
 
 // The words of a block, in order: a row of signs; first_bits rows of coins, which make A; for each of min(m,
 // compared_digits + 1) comparisons first_bits rows, most significant first, the digits in order and then whether

@@ -14,11 +14,12 @@ struct LaplaceWorkspace {
     Row open[1 + compared_digits + 1];  // the ties: of the coins, then of the comparisons
     Row drop_lane[drop_spares];
     Row row[64];
-    std::uint64_t drop_at[drop_spares][max_log2_scale];
-    std::uint64_t below[1 + max_log2_scale];
+    // Of these the inner dimension is worked through a vector at a time, past what m needs of it.
+    std::uint64_t below_rest[tie_spares][8];
+    std::uint64_t drop_at[drop_spares][max_log2_scale + 8];
     std::uint64_t allowed[max_log2_scale];
 };
-static_assert(sizeof(LaplaceWorkspace) <= laplace_workspace_bytes);
+static_assert(sizeof(LaplaceWorkspace) <= laplace_workspace_bytes && compared_digits < 8);
 
 // All ones where u < t, else zero: the borrow out of u - t, in arithmetic so that no compiler makes it a jump (Warren,
 // Hacker's Delight, 2-13). For words and for vectors of them.
@@ -75,6 +76,12 @@ inline void compare_first_bits(Row& below, Row& tie, const std::uint64_t* bits, 
 
 // Each spare settles one tie: of the first lane that has any, the first in the order of `open`.
 inline void settle_ties(LaplaceWorkspace& at, const std::uint64_t* spare, unsigned comparisons) noexcept {
+    std::uint64_t rest[8] = {};
+    for (unsigned k = 0; k <= compared_digits; ++k) rest[k] = comparison_threshold[k] << first_bits;
+    for (std::size_t q = 0; q < tie_spares; ++q) {
+        const U64 u = U64{} + spare[q];
+        for (unsigned k = 0; k < 8; k += lanes64) store_lanes(at.below_rest[q] + k, mask_less(u, load_lanes(rest + k)));
+    }
     Row lanes = at.open[0];
     for (unsigned k = 1; k <= comparisons; ++k) lanes = lanes | at.open[k];
     for (std::size_t q = 0; q < tie_spares; ++q) {
@@ -89,8 +96,7 @@ inline void settle_ties(LaplaceWorkspace& at, const std::uint64_t* spare, unsign
         for (unsigned k = 1; k <= comparisons; ++k) {
             const Row tie = at.open[k] & unserved;
             unserved = unserved ^ tie;
-            const std::uint64_t set = mask_less(spare[q], comparison_threshold[k - 1] << first_bits);
-            at.set[k - 1] = at.set[k - 1] | (tie & broadcast(set));
+            at.set[k - 1] = at.set[k - 1] | (tie & broadcast(at.below_rest[q][k - 1]));
             at.open[k] = at.open[k] ^ tie;
             remaining = remaining | at.open[k];
         }
@@ -102,16 +108,22 @@ inline void settle_ties(LaplaceWorkspace& at, const std::uint64_t* spare, unsign
 // counts only if it lies past the lane's earlier drops; its second, whether the lane goes on to the next pair.
 // drop_at[q][k] = all ones where pair q drops the low digit k, if any lane takes it.
 inline void place_drops(LaplaceWorkspace& at, const Row& drops, const std::uint64_t* spare, unsigned low) noexcept {
-    Row lanes = drops;
-    const std::uint64_t goes_on = comparison_threshold[compared_digits];
-    for (unsigned k = 0; k < low; ++k) at.allowed[k] = ~std::uint64_t{0};
-    at.below[0] = 0;
+    // First, drop_at[q][k + 1] = all ones where the pair's digit is k or before it.
     for (std::size_t q = 0; q < drop_spares; ++q) {
-        const std::uint64_t again = mask_less(spare[2 * q + 1], goes_on);
-        for (unsigned k = 0; k < low; ++k) at.below[k + 1] = mask_less(spare[2 * q], first_drop[k]);
-        for (unsigned k = 0; k < low; ++k) {
-            at.drop_at[q][k] = at.below[k + 1] & ~at.below[k] & at.allowed[k];
-            at.allowed[k] = ~again | (at.allowed[k] & at.below[k]);
+        const U64 u = U64{} + spare[2 * q];
+        at.drop_at[q][0] = 0;
+        for (unsigned k = 0; k < low; k += lanes64) {
+            store_lanes(at.drop_at[q] + k + 1, mask_less(u, load_lanes(first_drop + k)));
+        }
+    }
+    for (std::uint64_t& any : at.allowed) any = ~std::uint64_t{0};
+    Row lanes = drops;
+    for (std::size_t q = 0; q < drop_spares; ++q) {
+        const std::uint64_t again = mask_less(spare[2 * q + 1], comparison_threshold[compared_digits]);
+        for (unsigned k = 0; k < low; k += lanes64) {
+            const U64 before = load_lanes(at.drop_at[q] + k), allowed = load_lanes(at.allowed + k);
+            store_lanes(at.drop_at[q] + k, load_lanes(at.drop_at[q] + k + 1) & ~before & allowed);
+            store_lanes(at.allowed + k, ~again | (allowed & before));
         }
         at.drop_lane[q] = first_lane(lanes);
         lanes = lanes ^ (at.drop_lane[q] & broadcast(~again));

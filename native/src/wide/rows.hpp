@@ -13,6 +13,14 @@ struct alignas(64) Row {
     U64 part[parts];
 };
 
+inline U64 load_lanes(const std::uint64_t* p) noexcept {
+    U64 v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline void store_lanes(std::uint64_t* p, U64 v) noexcept { std::memcpy(p, &v, sizeof v); }
+
 inline Row broadcast(std::uint64_t v) noexcept {
     Row row;
     for (U64& part : row.part) part = U64{} + v;
@@ -21,7 +29,7 @@ inline Row broadcast(std::uint64_t v) noexcept {
 
 inline Row load_row(const std::uint64_t* p) noexcept {
     Row row;
-    std::memcpy(&row, p, sizeof row);
+    for (std::size_t part = 0; part < parts; ++part) row.part[part] = load_lanes(p + lanes64 * part);
     return row;
 }
 
