@@ -21,6 +21,8 @@ struct Kernels {
     // Returns how many that was.
     std::size_t (*chacha20_blocks)(std::uint8_t* out, const std::uint32_t* first, std::uint64_t counter,
                                    std::size_t blocks) noexcept;
+
+    // As in noise.hpp.
     void (*laplace_block)(std::int64_t* out, const std::uint64_t* words, unsigned m,
                           std::byte* workspace) noexcept;
 

@@ -21,19 +21,22 @@ U32 shuffle_quads(U32 a, U32 b) noexcept {
     return shuffle_quads<p0, p1, p2, p3>(a, b, typename IndicesUpTo<lanes32>::type{});
 }
 
-#ifdef __AVX2__
-// Byte i of the result is byte (i - n / 8) mod 4 of its word: a rotation by whole bytes is one instruction.
-template <int n, std::size_t... i>
-U32 rotate_bytes(U32 v, Indices<i...>) noexcept {
-    const U8 bytes = (U8)v;
-    return (U32)__builtin_shufflevector(bytes, bytes, (i / 4 * 4 + (i + 4 - n / 8) % 4)...);
+// Piece i of the result, of the size of V's elements, is piece i + by of its word, cyclically: a rotation by whole
+// pieces takes no shifts.
+template <class V, std::size_t by, std::size_t... i>
+U32 rotate_pieces(U32 v, Indices<i...>) noexcept {
+    constexpr std::size_t in_word = sizeof...(i) / lanes32;
+    const V pieces = (V)v;
+    return (U32)__builtin_shufflevector(pieces, pieces, (i / in_word * in_word + (i + by) % in_word)...);
 }
-#endif
 
 template <int n>
 U32 rotate(U32 v) noexcept {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-    if constexpr (n % 8 == 0) return rotate_bytes<n>(v, typename IndicesUpTo<width>::type{});
+#ifndef __AVX512F__  // which rotates
+    if constexpr (n == 16) return rotate_pieces<U16, 1>(v, typename IndicesUpTo<width / 2>::type{});
+#ifdef __AVX2__  // which shuffles bytes
+    if constexpr (n == 8) return rotate_pieces<U8, 3>(v, typename IndicesUpTo<width>::type{});
+#endif
 #endif
     return v << n | v >> (32 - n);
 }

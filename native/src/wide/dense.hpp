@@ -42,7 +42,7 @@ inline Eight load_tail(const float* p, std::size_t n) noexcept {
     return load_eight(padded);
 }
 
-// ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))
+// ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7)). A template, so that the branch for other widths is not compiled.
 template <class V>
 float fold(const V& v) noexcept {
     F32x4 s;

@@ -130,7 +130,7 @@ inline void place_drops(LaplaceWorkspace& at, const Row& drops, const std::uint6
     }
 }
 
-// out (laplace_draws) from `words`, which noise.hpp lays out.
+// out (laplace_draws) from `words`, which laplace_block.hpp lays out.
 void laplace_block(std::int64_t* out, const std::uint64_t* words, unsigned m, std::byte* workspace) noexcept {
     LaplaceWorkspace& at = *reinterpret_cast<LaplaceWorkspace*>(workspace);
     const unsigned comparisons = m < compared_digits + 1 ? m : compared_digits + 1;

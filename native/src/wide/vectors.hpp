@@ -13,6 +13,7 @@ constexpr std::size_t width = FEDGE_WIDTH;
 constexpr std::size_t quads = width / 16;  // 128-bit pieces of a vector
 
 using U8 = std::uint8_t __attribute__((vector_size(width)));
+using U16 = std::uint16_t __attribute__((vector_size(width)));
 using U32 = std::uint32_t __attribute__((vector_size(width)));
 using U64 = std::uint64_t __attribute__((vector_size(width)));
 
