@@ -4,6 +4,10 @@ Arrays are C-contiguous and of exactly the dtype named; nothing is cast or copie
 dtype, a float for a count) raises TypeError, a wrong value (shape, layout, range, read-only memory for an argument
 written in place) ValueError, in words that name the value and the bound. Every call releases the GIL: while one runs,
 no other thread may write to its arrays.
+
+Kernels exist for several instruction sets and give the same bits on each. The widest that the machine has is taken,
+unless the environment variable FEDGE_ISA names one: baseline, avx2 or avx512. The import raises ImportError where the
+machine lacks it.
 """
 
 from collections.abc import Sequence
@@ -11,6 +15,9 @@ from typing import Final, Literal, SupportsFloat, SupportsIndex, TypeAlias, fina
 
 import numpy as np
 from numpy.typing import NDArray
+
+isa: Final[Literal["baseline", "avx2", "avx512"]]
+"""The instruction set in use."""
 
 @final
 class Network:
@@ -109,8 +116,7 @@ def discrete_laplace(rng: NoiseSource, count: SupportsIndex, log2_scale: Support
 
     Symmetric about -1/2, scale 2**log2_scale / ln 2, ``log2_scale`` 0..32. Added to integers whose L1 sensitivity is D
     it gives epsilon = D ln 2 / 2**log2_scale. Integer arithmetic only; instructions and addresses do not depend on the
-    noise. Within (log2_scale + 2) 2**-65 of the law in total variation: ``docs/noise.md`` has the statement and its
-    proof.
+    noise. Within 10 * 2**-65 of the law in total variation: ``docs/noise.md`` has the statement and its proof.
     """
 
 def accumulate_f32(acc: NDArray[np.float64], x: NDArray[np.float32], weight: SupportsFloat) -> None:

@@ -2,6 +2,10 @@
 // functions promise is written in edge_runtime/_kernels.pyi.
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+
+#include "fedge/isa.hpp"
+
 namespace fedge::bindings {
 void bind_network(pybind11::module_& m);
 void bind_privacy(pybind11::module_& m);
@@ -9,6 +13,11 @@ void bind_reduce(pybind11::module_& m);
 }  // namespace fedge::bindings
 
 PYBIND11_MODULE(_kernels, m) {
+    try {
+        m.attr("isa") = fedge::isa_name(fedge::isa());
+    } catch (const std::runtime_error& refusal) {
+        throw pybind11::import_error(refusal.what());
+    }
     m.doc() = "Native kernels: training, clipping, noise and sums over flat NumPy arrays.";
     fedge::bindings::bind_network(m);
     fedge::bindings::bind_privacy(m);

@@ -9,7 +9,7 @@
 namespace fedge {
 namespace {
 
-// Sum of f(x[i]) in eight interleaved partial sums, folded in the order of lanes.hpp.
+// Sum of f(x[i]) in eight interleaved partial sums, folded in the order of the dense layer's dot products.
 template <class F>
 double sum_of(const float* x, std::size_t n, F f) noexcept {
     double sum[8] = {};

@@ -11,12 +11,10 @@
 #include <cstring>
 #include <system_error>
 
+#include "kernels.hpp"
+
 namespace fedge {
 namespace {
-
-// A state word of four consecutive blocks side by side. `Word` is this or a plain integer; the rounds are the same
-// text.
-using u32x4 = std::uint32_t __attribute__((vector_size(16)));
 
 constexpr std::uint32_t sigma[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
 
@@ -30,26 +28,16 @@ void store_le32(std::uint8_t* p, std::uint32_t v) noexcept {
     std::memcpy(p, &v, sizeof v);
 }
 
-void store_le128(std::uint8_t* p, u32x4 v) noexcept {
-    for (int i = 0; i < 4; ++i) {
-        if constexpr (std::endian::native == std::endian::big) v[i] = __builtin_bswap32(v[i]);
-    }
-    std::memcpy(p, &v, sizeof v);
-}
-
-template <class Word>
-inline void quarter_round(Word& a, Word& b, Word& c, Word& d) noexcept {
-    const auto rotate = [](Word v, int n) { return v << n | v >> (32 - n); };
-    a += b, d = rotate(d ^ a, 16);
-    c += d, b = rotate(b ^ c, 12);
-    a += b, d = rotate(d ^ a, 8);
-    c += d, b = rotate(b ^ c, 7);
+inline void quarter_round(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c, std::uint32_t& d) noexcept {
+    a += b, d = std::rotl(d ^ a, 16);
+    c += d, b = std::rotl(b ^ c, 12);
+    a += b, d = std::rotl(d ^ a, 8);
+    c += d, b = std::rotl(b ^ c, 7);
 }
 
 // RFC 8439 section 2.3: ten double rounds, then the input added.
-template <class Word>
-inline void permute(Word (&out)[16], const Word (&in)[16]) noexcept {
-    for (int i = 0; i < 16; ++i) out[i] = in[i];
+void permute(std::uint32_t (&out)[16], const std::uint32_t (&in)[16]) noexcept {
+    std::copy_n(in, 16, out);
     for (int round = 0; round < 10; ++round) {
         for (int i = 0; i < 4; ++i) quarter_round(out[i], out[4 + i], out[8 + i], out[12 + i]);
         for (int i = 0; i < 4; ++i) {
@@ -67,29 +55,6 @@ void initial_state(std::uint32_t (&state)[16], const std::uint8_t key[32], std::
     state[13] = static_cast<std::uint32_t>(counter >> 32);
     state[14] = static_cast<std::uint32_t>(nonce);
     state[15] = static_cast<std::uint32_t>(nonce >> 32);
-}
-
-// Four blocks at once, the state words widened to one lane a block. Words 4q..4q+3 of the four blocks are a 4 x 4
-// square, which two rounds of interleaving transpose into sixteen consecutive bytes of each block.
-void four_blocks(std::uint8_t* out, const std::uint32_t (&first)[16], std::uint64_t counter) noexcept {
-    u32x4 in[16], mixed[16];
-    for (int i = 0; i < 16; ++i) in[i] = u32x4{first[i], first[i], first[i], first[i]};
-    const auto low = [counter](std::uint64_t lane) { return static_cast<std::uint32_t>(counter + lane); };
-    const auto high = [counter](std::uint64_t lane) { return static_cast<std::uint32_t>((counter + lane) >> 32); };
-    in[12] = u32x4{low(0), low(1), low(2), low(3)};
-    in[13] = u32x4{high(0), high(1), high(2), high(3)};
-    permute(mixed, in);
-    for (int q = 0; q < 4; ++q) {
-        const u32x4* const m = mixed + 4 * q;
-        const u32x4 a = __builtin_shufflevector(m[0], m[1], 0, 4, 1, 5),
-                    b = __builtin_shufflevector(m[2], m[3], 0, 4, 1, 5);
-        const u32x4 c = __builtin_shufflevector(m[0], m[1], 2, 6, 3, 7),
-                    d = __builtin_shufflevector(m[2], m[3], 2, 6, 3, 7);
-        store_le128(out + 16 * q, __builtin_shufflevector(a, b, 0, 1, 4, 5));
-        store_le128(out + 64 + 16 * q, __builtin_shufflevector(a, b, 2, 3, 6, 7));
-        store_le128(out + 128 + 16 * q, __builtin_shufflevector(c, d, 0, 1, 4, 5));
-        store_le128(out + 192 + 16 * q, __builtin_shufflevector(c, d, 2, 3, 6, 7));
-    }
 }
 
 // Counts forks of this process through libc; the child's handler runs before fork returns to it.
@@ -132,8 +97,7 @@ void chacha20_keystream(std::uint8_t* out, const std::uint8_t key[32], std::uint
                         std::size_t blocks) noexcept {
     std::uint32_t first[16];
     initial_state(first, key, counter, nonce);
-    std::size_t block = 0;
-    for (; block + 4 <= blocks; block += 4) four_blocks(out + 64 * block, first, counter + block);
+    std::size_t block = kernels().chacha20_blocks(out, first, counter, blocks);
     for (; block < blocks; ++block) chacha20_block(out + 64 * block, key, counter + block, nonce);
 }
 

@@ -105,10 +105,11 @@ void integer_sums_are_exact_and_refuse_to_wrap() {
 }  // namespace
 
 int main() {
-    integers_keep_the_bound_for_every_finite_input();
-    the_excess_comes_off_where_rounding_went_outward_most();
-    clipping_keeps_to_the_bound_and_leaves_the_small_alone();
-    nan_and_infinity_are_refused_untouched();
-    integer_sums_are_exact_and_refuse_to_wrap();
-    return check::failures();
+    return check::run([] {
+        integers_keep_the_bound_for_every_finite_input();
+        the_excess_comes_off_where_rounding_went_outward_most();
+        clipping_keeps_to_the_bound_and_leaves_the_small_alone();
+        nan_and_infinity_are_refused_untouched();
+        integer_sums_are_exact_and_refuse_to_wrap();
+    });
 }

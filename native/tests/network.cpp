@@ -101,12 +101,13 @@ void absurd_shapes_are_refused() {
 }  // namespace
 
 int main() {
-    const std::int64_t widths[] = {9, 5, 4, 3};
-    const Activation smooth[] = {Activation::tanh, Activation::tanh, Activation::identity};
-    const Activation mixed[] = {Activation::identity, Activation::tanh, Activation::identity};
-    gradient_matches_central_differences(Network(widths, smooth, Loss::softmax_cross_entropy), 7);
-    gradient_matches_central_differences(Network(widths, mixed, Loss::mse), 3);
-    training_lowers_the_loss_and_refuses_to_diverge();
-    absurd_shapes_are_refused();
-    return check::failures();
+    return check::run([] {
+        const std::int64_t widths[] = {9, 5, 4, 3};
+        const Activation smooth[] = {Activation::tanh, Activation::tanh, Activation::identity};
+        const Activation mixed[] = {Activation::identity, Activation::tanh, Activation::identity};
+        gradient_matches_central_differences(Network(widths, smooth, Loss::softmax_cross_entropy), 7);
+        gradient_matches_central_differences(Network(widths, mixed, Loss::mse), 3);
+        training_lowers_the_loss_and_refuses_to_diverge();
+        absurd_shapes_are_refused();
+    });
 }

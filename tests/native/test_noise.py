@@ -5,7 +5,8 @@ attacks.
 import re
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from math import comb, isqrt, log2
+from itertools import pairwise
+from math import comb, isqrt, log2, prod
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +16,36 @@ from edge_runtime import _kernels
 from edge_runtime._kernels import seeded
 
 SOURCE = Path(__file__).parents[2] / "native" / "src" / "noise.cpp"
-BITS = 256  # of working precision: far past the 64 that matter
-COINS, FIRST, SPARES = 63, 16, 10  # words of a block: coins, bits of a digit's first stage, spares
+BITS = 384  # of working precision: far past the 64 that matter
+FIRST, COMPARED = 12, 6  # bits of a comparison's first stage; the digits after the sixth are coins with drops
+COLUMNS, DRAWS = 8, 512  # of a block
+TIE_SPARES, DROP_SPARES = 24, 36
 
 
-def table():
-    text = SOURCE.read_text().split("digit_threshold[max_log2_scale] = {")[1].split("}")[0]
+def table(name):
+    text = SOURCE.read_text().split(f"{name}[")[1].split("{")[1].split("}")[0]
     return [int(word, 16) for word in re.findall(r"0x[0-9a-f]{16}", text)]
 
 
-def digit_probability(s):
-    """p_s = 1 / (1 + 2^(2^-s)) to about 2^-250, by s integer square roots of 2."""
-    root = 2 << BITS
+def root(s):
+    """2^(2^-s) to about 2^-380, by s integer square roots of 2."""
+    value = 2 << BITS
     for _ in range(s):
-        root = isqrt(root << BITS)
-    return Fraction(1 << BITS, (1 << BITS) + root)
+        value = isqrt(value << BITS)
+    return Fraction(value, 1 << BITS)
+
+
+def digit_probability(s):
+    return 1 / (1 + root(s))
+
+
+def no_drop(first, last):
+    """The chance that no digit of first..last has a drop: the product of 2 p_s."""
+    return prod(2 * digit_probability(s) for s in range(first, last + 1))
+
+
+# Digits past the 128th have drops with chance below 2^-128 in all.
+ANY_DROP = 1 - no_drop(COMPARED + 1, 128)
 
 
 def rng(seed=0):
@@ -39,58 +55,111 @@ def rng(seed=0):
 # --- the law, exactly -------------------------------------------------------------------------------------------------
 
 
-def test_the_table_is_the_digit_probabilities_rounded_to_nearest():
-    assert table() == [round(digit_probability(s) * 2**64) for s in range(1, 33)]
+def test_the_tables_are_rounded_to_nearest():
+    ideal = [digit_probability(s) for s in range(1, COMPARED + 1)] + [ANY_DROP]
+    assert table("comparison_threshold") == [round(p * 2**64) for p in ideal]
+    first = [(1 - no_drop(COMPARED + 1, s)) / ANY_DROP for s in range(COMPARED + 1, 33)]
+    assert table("first_drop") == [round(p * 2**64) for p in first]
 
 
-def test_the_table_agrees_with_decimal_arithmetic():
+def test_the_tables_agree_with_decimal_arithmetic():
+    """By the documentation's closed forms, with a logarithm."""
     with localcontext() as context:
         context.prec = 60
-        for s, threshold in enumerate(table(), start=1):
-            p = 1 / (1 + Decimal(2) ** (Decimal(2) ** -s))
+        two = Decimal(2)
+        ideal = [1 / (1 + two ** (two**-s)) for s in range(1, COMPARED + 1)]
+        step = two ** (two**-COMPARED) - 1
+        any_drop = 1 - two**-COMPARED * two.ln() / step
+        none = [two ** (s - COMPARED) * (two ** (two**-s) - 1) / step for s in range(COMPARED + 1, 33)]
+        for threshold, p in zip(table("comparison_threshold"), [*ideal, any_drop], strict=True):
             assert abs(Decimal(threshold) - p * 2**64) <= Decimal("0.5")
+        for threshold, q in zip(table("first_drop"), none, strict=True):
+            assert abs(Decimal(threshold) - (1 - q) / any_drop * 2**64) <= Decimal("0.5")
 
 
 def overflow(m):
-    """A bound on the chance that a block of 64 m comparisons meets more ties than there are spares."""
-    return Fraction(comb(64 * m, SPARES + 1), 2 ** (FIRST * (SPARES + 1)))
+    """A bound on the chance that a block runs out of spares: too many ties, or too many turns of drops."""
+    ties, turns = (1 + min(m, COMPARED + 1)) * DRAWS, DROP_SPARES + 1
+    chance = Fraction(comb(ties, TIE_SPARES + 1), 2 ** (FIRST * (TIE_SPARES + 1)))
+    if m > COMPARED:
+        chance += comb(DRAWS - 1 + turns, turns) * Fraction(table("comparison_threshold")[-1], 2**64) ** turns
+    return chance
+
+
+def rounding(m):
+    """The total variation that the tables' true errors make, by the documentation's items 1 and 2."""
+    *digits, drop = (Fraction(t, 2**64) for t in table("comparison_threshold"))
+    error = sum(abs(t - digit_probability(s)) for s, t in enumerate(digits[:m], start=1))
+    if m > COMPARED:
+        limits = [0, *(Fraction(t, 2**64) for t in table("first_drop")[: m - COMPARED]), 1]
+        ideal = [0, *((1 - no_drop(COMPARED + 1, s)) / ANY_DROP for s in range(COMPARED + 1, m + 1)), 1]
+        cells = zip(pairwise(limits), pairwise(ideal), strict=True)
+        placing = sum(abs((b - a) - (d - c)) for (a, b), (c, d) in cells) / 2
+        error += abs(drop - ANY_DROP) + (placing + abs(drop - ANY_DROP)) * ANY_DROP / (1 - ANY_DROP)
+    return error
 
 
 @pytest.mark.parametrize("m", range(33))
 def test_the_total_variation_of_a_draw_is_within_its_documented_bound(m):
-    """Rounding the table, censoring the octaves at 63, and running out of spares, against (m + 2) 2^-65."""
-    rounding = sum(abs(Fraction(t, 2**64) - digit_probability(s)) for s, t in enumerate(table()[:m], start=1))
-    assert overflow(m) < Fraction(1, 2**80)
-    assert rounding + Fraction(1, 2**64) + overflow(m) <= Fraction(m + 2, 2**65)
+    """Rounding the tables, censoring the octaves at 63, and running out of spares, against 10 * 2^-65."""
+    assert overflow(m) < Fraction(1, 2**83)
+    assert rounding(m) + Fraction(1, 2**64) + overflow(m) <= Fraction(10, 2**65)
 
 
-@pytest.mark.parametrize(("m", "log2_bound", "log2_actual"), [(10, -61.415, -62.196), (16, -60.830, -61.767)])
-def test_the_documented_figures_are_these(m, log2_bound, log2_actual):
-    rounding = sum(abs(Fraction(t, 2**64) - digit_probability(s)) for s, t in enumerate(table()[:m], start=1))
-    assert log2((m + 2) * 2.0**-65) == pytest.approx(log2_bound, abs=1e-3)
-    assert log2(rounding + Fraction(1, 2**64)) == pytest.approx(log2_actual, abs=1e-3)
+def test_the_documented_figures_are_these():
+    for m, log2_actual in ((6, -62.55), (16, -62.51), (32, -62.50)):
+        assert log2_actual - 0.01 < log2(rounding(m) + Fraction(1, 2**64)) <= log2_actual
+    assert -61.68 < log2(10 * 2.0**-65) <= -61.67
+    assert Fraction(55, 10_000) > ANY_DROP / (1 - ANY_DROP)
+    assert log2(5 * 2.0**-65 * 65536) + log2(2 * (1 + 2.718281828459045)) < -43.7  # delta
+    assert 1 + log2(65536 * 8 * 2.0**-65 * (1 + 2**0.5)) < -43.7  # 2 d eta
+    assert log2(overflow(16) * 65536 / DRAWS) < -75
 
 
-@pytest.mark.parametrize("m", [1, 2, 6, 10])
+def drop_law(n):
+    """{drops: probability} of the first n low digits from the tables, the first digit's drop in the highest bit."""
+    go = Fraction(table("comparison_threshold")[-1], 2**64)
+    limits = [Fraction(0), *(Fraction(t, 2**64) for t in table("first_drop")[:n])]
+
+    def past(done):
+        """The drops at `done` and later of a vector that may have any. Turns that fall before start over."""
+        if done == n:
+            return {0: Fraction(1)}
+        law = {0: 1 - go + go * (1 - limits[n])}
+        for k in range(done, n):
+            for drops, p in past(k + 1).items():
+                drops |= 1 << (n - 1 - k)
+                law[drops] = law.get(drops, 0) + go * (limits[k + 1] - limits[k]) * p
+        return {drops: p / (1 - go * limits[done]) for drops, p in law.items()}
+
+    return past(0)
+
+
+@pytest.mark.parametrize("m", [1, 2, 6, 7, 10])
 def test_the_digits_make_the_geometric_law_value_by_value(m):
-    """P(L = l) from the table against (1 - r) r^l / (1 - r^(2^m)), within the multiplicative bound of the
+    """P(L = l) from the tables against (1 - r) r^l / (1 - r^(2^m)), within the multiplicative bound of the
     documentation.
     """
-    thresholds = table()
+    digits, low = table("comparison_threshold")[: min(m, COMPARED)], max(m - COMPARED, 0)
+    tail = [Fraction(0)] * (1 << low)
+    for drops, p in drop_law(low).items():
+        for coins in range(1 << low):
+            tail[coins & ~drops] += p / (1 << low)
     with localcontext() as context:
         context.prec = 60
         r = Decimal(2) ** -(Decimal(2) ** -m)
-        eta = m * Decimal(2) ** -65 / (1 / (1 + Decimal(2).sqrt()))
+        eta = 8 * Decimal(2) ** -65 / (1 / (1 + Decimal(2).sqrt()))
         total = Decimal(0)
         for value in range(1 << m):
-            p = Decimal(1)
-            for s in range(1, m + 1):
-                one = Decimal(thresholds[s - 1]) / 2**64
-                p *= one if value >> (m - s) & 1 else 1 - one
+            exact = tail[value & ((1 << low) - 1)]
+            for s, threshold in enumerate(digits, start=1):
+                one = Fraction(threshold, 2**64)
+                exact *= one if value >> (m - s) & 1 else 1 - one
+            p = Decimal(exact.numerator) / Decimal(exact.denominator)
             ideal = (1 - r) * r**value * 2
             assert abs(p / ideal - 1) <= eta * Decimal("1.000001")
             total += abs(p - ideal) / 2
-        assert total <= m * Decimal(2) ** -65
+        assert total <= 8 * Decimal(2) ** -65
 
 
 # --- the audit
@@ -207,31 +276,58 @@ def test_neighbouring_values_differ_in_probability_by_the_ratio_at_most():
 # ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("m", "blocks"), [(0, 3), (1, 3), (10, 50), (16, 200), (32, 100)])
+def plain_block(words, m):
+    """The law written out draw by draw over the words of one block; and how many ties and turns of drops there were."""
+    comparisons, low = min(m, COMPARED + 1), max(m - COMPARED, 0)
+    thresholds, first_drop = table("comparison_threshold"), table("first_drop")[:low]
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+    rows = 1 + FIRST * (1 + comparisons) + low
+    # (lanes, rows): lane by lane, columns in order and bits within them, is the order in which spares are taken.
+    lanes = bits[: rows * DRAWS].reshape(rows, DRAWS).T.tolist()
+    spares = iter(words[rows * COLUMNS :][:TIE_SPARES].tolist())
+    pairs = iter(words[rows * COLUMNS + TIE_SPARES :].reshape(-1, 2).tolist())
+    values, ties, turns = [], 0, 0
+    for lane in lanes:
+        coins, rest = lane[1 : 1 + FIRST], lane[1 + FIRST :]
+        if not any(coins):
+            spare, ties = next(spares), ties + 1
+            coins = coins + [spare >> i & 1 for i in range(63 - FIRST)]
+        value = [*coins, 1].index(1)
+        drop = False
+        for k in range(comparisons):
+            u = int("".join(map(str, rest[FIRST * k :][:FIRST])), 2) << (64 - FIRST)
+            if u == thresholds[k] >> (64 - FIRST) << (64 - FIRST):
+                spare, ties = next(spares), ties + 1
+                u += spare >> FIRST
+            below = u < thresholds[k]
+            value, drop = (value, below) if k == COMPARED else (2 * value + below, drop)
+        digits, done = rest[FIRST * comparisons :], 0
+        while drop:
+            (place, more), turns = next(pairs), turns + 1
+            at = sum(place >= limit for limit in first_drop)
+            if done <= at < low:
+                digits[at] = 0
+            done, drop = max(done, at + 1), more < thresholds[-1]
+        for digit in digits:
+            value = 2 * value + digit
+        values.append(-value - 1 if lane[0] else value)
+    return np.array(values).reshape(COLUMNS, 64).T.ravel(), ties, turns
+
+
+@pytest.mark.parametrize(("m", "blocks"), [(0, 3), (1, 3), (6, 10), (7, 10), (10, 10), (16, 10), (32, 10)])
 def test_samples_come_from_the_documented_words(m, blocks):
-    """The law written out sample by sample over the same words, each digit compared in one piece of 64 bits."""
-    length = COINS + FIRST * m + SPARES + 1
+    length = COLUMNS * (1 + FIRST * (1 + min(m, COMPARED + 1)) + max(m - COMPARED, 0)) + TIE_SPARES
+    length += 2 * DROP_SPARES * (m > COMPARED)
     words = np.frombuffer(rng(3).bytes(8 * blocks * length), "<u8").reshape(blocks, length)
-    bits = np.unpackbits(words.view(np.uint8).reshape(blocks, length, 8), axis=2, bitorder="little").astype(np.uint64)
-    want, ties = [], 0
-    for word, bit in zip(words.tolist(), bits, strict=True):
-        octaves = np.append(bit[:COINS], np.ones((1, 64), np.uint64), axis=0).argmax(axis=0).astype(np.int64)
-        spares = iter(word[COINS + FIRST * m :][:SPARES])
-        for s, threshold in enumerate(table()[:m]):
-            planes = bit[COINS + FIRST * s :][:FIRST]
-            first = (planes << np.arange(FIRST - 1, -1, -1, dtype=np.uint64)[:, None]).sum(axis=0).tolist()
-            tied = [u == threshold >> 48 for u in first]
-            ties += sum(tied)
-            whole = [(u << 48) + (next(spares) >> 16 if t else 0) for u, t in zip(first, tied, strict=True)]
-            octaves = 2 * octaves + np.array([u < threshold for u in whole])
-        want.append(np.where(bit[-1] == 1, ~octaves, octaves))
-    np.testing.assert_array_equal(_kernels.discrete_laplace(rng(3), 64 * blocks, m), np.concatenate(want))
-    assert m < 16 or ties > 0
+    parts, ties, turns = zip(*(plain_block(block, m) for block in words), strict=True)
+    np.testing.assert_array_equal(_kernels.discrete_laplace(rng(3), DRAWS * blocks, m), np.concatenate(parts))
+    assert m < COMPARED or sum(ties) > 0
+    assert (sum(turns) > 0) == (m > COMPARED)
 
 
 def test_a_shorter_draw_is_the_start_of_a_longer_one():
     long = _kernels.discrete_laplace(rng(), 1000, 16)
-    for count in (0, 1, 63, 64, 65, 999):
+    for count in (0, 1, 511, 512, 513, 999):
         np.testing.assert_array_equal(_kernels.discrete_laplace(rng(), count, 16), long[:count])
 
 

@@ -15,7 +15,8 @@ namespace fedge {
 void chacha20_block(std::uint8_t out[64], const std::uint8_t key[32], std::uint64_t counter,
                     std::uint64_t nonce) noexcept;
 
-// Keystream bytes [0, 64 blocks) for counters counter, counter + 1, ...; four blocks at a time where there are four.
+// Keystream bytes [0, 64 blocks) for counters counter, counter + 1, ...; as many blocks at a time as the widest
+// registers have lanes.
 void chacha20_keystream(std::uint8_t* out, const std::uint8_t key[32], std::uint64_t counter, std::uint64_t nonce,
                         std::size_t blocks) noexcept;
 

@@ -1,0 +1,70 @@
+#include "fedge/isa.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "kernels.hpp"
+
+namespace fedge {
+namespace {
+
+constexpr Isa every_isa[] = {Isa::baseline, Isa::avx2, Isa::avx512};
+
+Isa choose() {
+    const char* const forced = std::getenv("FEDGE_ISA");
+    if (forced == nullptr || *forced == '\0') {
+        Isa widest = Isa::baseline;
+        for (const Isa candidate : every_isa) {
+            if (isa_available(candidate)) widest = candidate;
+        }
+        return widest;
+    }
+    for (const Isa candidate : every_isa) {
+        if (std::string_view(forced) != isa_name(candidate)) continue;
+        if (isa_available(candidate)) return candidate;
+        throw std::runtime_error("FEDGE_ISA=" + std::string(forced) + ", which this machine lacks; unset it");
+    }
+    throw std::runtime_error("want FEDGE_ISA among baseline, avx2, avx512; got '" + std::string(forced) + "'");
+}
+
+const Kernels& table(Isa chosen) noexcept {
+#ifdef FEDGE_X86_64
+    if (chosen == Isa::avx512) return avx512_kernels;
+    if (chosen == Isa::avx2) return avx2_kernels;
+#endif
+    static_cast<void>(chosen);
+    return baseline_kernels;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) noexcept {
+    return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
+}
+
+bool isa_available(Isa isa) noexcept {
+#ifdef FEDGE_X86_64
+    // The builtin also asks whether the operating system saves the wide registers. AVX-512 means the sets of every
+    // server core that has it: F, BW, DQ and VL.
+    if (isa == Isa::avx2) return __builtin_cpu_supports("avx2");
+    if (isa == Isa::avx512) {
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    }
+#endif
+    return isa == Isa::baseline;
+}
+
+Isa isa() {
+    static const Isa chosen = choose();
+    return chosen;
+}
+
+const Kernels& kernels() noexcept {
+    static const Kernels& chosen = table(isa());
+    return chosen;
+}
+
+}  // namespace fedge

@@ -1,0 +1,88 @@
+"""Every instruction set gives the same bits, and FEDGE_ISA is obeyed or refused."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime import _kernels
+from edge_runtime._kernels import seeded
+
+EVERY_ISA = ["baseline", "avx2", "avx512"]
+
+
+def results():
+    """Digests of what every kernel gives for fixed inputs, over shapes that leave tails at every width."""
+    rng, hashes = np.random.default_rng(0), {}
+
+    def add(name, *parts):
+        hashes.setdefault(name, hashlib.sha256())
+        for part in parts:
+            hashes[name].update(part if isinstance(part, bytes) else np.asarray(part).tobytes())
+
+    for widths in ([561, 64, 32, 6], [3, 2], [9, 17, 5, 3], [40, 33, 31], [16, 8, 1], [130, 70, 3], [1601, 5, 2]):
+        net = _kernels.Network(widths, ["relu"] * (len(widths) - 2) + ["identity"], "softmax_cross_entropy")
+        for batch in (1, 2, 3, 7, 64, 65):
+            params = (rng.standard_normal(net.parameter_count) * 0.3).astype(np.float32)
+            x = rng.standard_normal((2 * batch, widths[0])).astype(np.float32)
+            y = rng.integers(0, widths[-1], len(x)).astype(np.int32)
+            out = np.empty_like(params)
+            add("predict", net.predict(params, x))
+            add("gradient", net.gradient(params, x, y, out), out)
+            net.train(params, x, y, np.arange(len(x)), batch_size=batch, learning_rate=0.01, momentum=0.5)
+            add("train", params)
+    for d in (1, 7, 1003, 5000):
+        acc, x = rng.standard_normal(d), rng.standard_normal(d).astype(np.float32)
+        for weight in (0.1, 3.0, 1e9):
+            _kernels.accumulate_f32(acc, x, weight)
+        add("accumulate_f32", acc)
+    for n in (1, 64, 4064, 10_001):
+        add("bytes", seeded.SeededRng(bytes(32)).bytes(n))
+    for m in range(33):
+        add("discrete_laplace", _kernels.discrete_laplace(seeded.SeededRng(bytes([m]) * 32), 5000, m))
+    return {name: digest.hexdigest() for name, digest in hashes.items()}
+
+
+def run(isa):
+    """(exit code, its output) of this file run as a program under ``FEDGE_ISA=isa``."""
+    environment = os.environ | {"FEDGE_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, Path(__file__)], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("isa", EVERY_ISA)
+def test_every_instruction_set_gives_the_same_bits(isa):
+    code, output = run(isa)
+    if "this machine lacks" in output:
+        pytest.skip(f"no {isa} here")
+    assert code == 0, output
+    assert output.split("\n", 1) == [isa, f"{results()}\n"]
+
+
+def test_unset_and_empty_take_the_widest():
+    code, output = run("")
+    assert code == 0, output
+    assert output.split()[0] == _kernels.isa or os.environ.get("FEDGE_ISA")
+
+
+def test_an_unknown_name_is_refused_at_import():
+    code, output = run("sse9")
+    assert code != 0
+    assert "ImportError: want FEDGE_ISA among baseline, avx2, avx512; got 'sse9'" in output
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_a_set_that_the_machine_lacks_is_refused_at_import(isa):
+    code, output = run(isa)
+    assert code == 0 or f"ImportError: FEDGE_ISA={isa}, which this machine lacks" in output
+
+
+if __name__ == "__main__":
+    print(_kernels.isa)
+    print(results())
