@@ -16,7 +16,7 @@ from coordinator.simulate import Simulation
 from edge_runtime.features import examples
 from edge_runtime.task import Place, PrivacySpec, Task
 
-_SEEDS = range(1, 8)
+_SEEDS = range(1, 32)
 
 
 def cases() -> Iterator[dict[str, object]]:

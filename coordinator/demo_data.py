@@ -89,8 +89,8 @@ def task(*, rounds: int, epsilon: float, place: Place, devices: int, hidden: int
     """Which family of movement a 3-second window shows: 12 features, 3 classes; ``epsilon`` is shared by the rounds.
 
     Without a hidden layer the model has 39 parameters. The noise of the Laplace mechanism grows with sqrt(2d) against
-    an update of fixed L1 norm: at twenty devices and epsilon 8, 39 parameters come within three points of no noise,
-    and 259 (a hidden layer of 16) lose thirteen.
+    an update of fixed L1 norm: at twenty devices and epsilon 8, 39 parameters come within four points of no noise,
+    and 259 (a hidden layer of 16) lose nineteen.
     """
     window = WindowSpec(length=3 * RATE_HZ, step=3 * RATE_HZ // 2, statistics=("mean", "std"))
     inputs = InputSpec(CHANNELS, "family", FAMILIES, scale=(1.0, 1.0, 1.0, 3.0, 3.0, 3.0), window=window)
