@@ -13,7 +13,8 @@ pytest.importorskip("rich", reason="the report shares its wording with the live 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from coordinator.history import Comparison, DeviceRecord, RoundRecord, RunHistory
-from coordinator.report import NoiseFigures, report_html, write_report
+from coordinator.noise_figures import NoiseFigures
+from coordinator.report import report_html, write_report
 from edge_runtime.privacy.accountant import composed_epsilon
 from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, WindowSpec
 
