@@ -58,13 +58,13 @@ class LaplaceEvent:
     def delta(self) -> Fraction:
         """A bound on what the sampler's distance from its law adds (docs/noise.md, section 4).
 
-        (1 + e^epsilon) draws (log2_scale + 2) 2^-65, where e^epsilon = 2^(levels / 2^log2_scale) has its exponent
+        (1 + e^epsilon) draws 10 * 2^-65, where e^epsilon = 2^(levels / 2^log2_scale) has its exponent
         rounded up to an integer, so that the bound is exact arithmetic; capped at 1.
         """
         steps = -(-self.levels >> self.log2_scale)
         if steps > 64:
             return Fraction(min(self.draws, 1))
-        return min(Fraction((1 + (1 << steps)) * self.draws * (self.log2_scale + 2), 1 << 65), Fraction(1))
+        return min(Fraction((1 + (1 << steps)) * self.draws * 10, 1 << 65), Fraction(1))
 
 
 @dataclass(frozen=True)
