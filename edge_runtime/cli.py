@@ -88,10 +88,18 @@ def _join(home: Home, arguments: argparse.Namespace) -> int:
         open_source(data).close()  # a typing error in the path is better told now than in the first round
     if arguments.budget is not None and not 0 <= arguments.budget <= 1e6:
         raise LocalError(f"--budget {arguments.budget:g} is not between 0 and 1000000")
+    before = home.policy.read_bytes() if home.policy.exists() else None
     if not home.membership.exists():  # before joining: a crash in between must not leave a larger budget
         _write_policy(home, arguments.budget, allow_unprotected=arguments.allow_unprotected)
-    membership = join(home, code, name=arguments.name, address=arguments.link, data=data)
+    try:
+        membership = join(home, code, name=arguments.name, address=arguments.link, data=data)
+    except BaseException:
+        if not home.membership.exists():  # what was allowed for this attempt is not allowed for the next
+            home.policy.unlink() if before is None else write_file(home.policy, before)
+        raise
+    policy = load_policy(home.policy)
     print(f'joined as "{membership.name}" ({membership.device})')
+    print(f"may spend epsilon {policy.epsilon_budget:g} in all, under {', '.join(policy.places) or 'nothing'}")
     print(f"state in {home.path}; budget and limits in {home.policy}")
     print(f"next: fedge device run --home {home.path}" + ("" if data else " --data FILE.csv"))
     return 0
@@ -199,7 +207,15 @@ def _print_csv(entries: list[Entry]) -> None:
     for entry in entries:
         outcome = entry.outcome or "not acknowledged yet"
         cost = (entry.epsilon, entry.delta)
-        writer.writerow([_when(entry), entry.task_id, entry.round, entry.place, *cost, outcome, entry.release_id])
+        writer.writerow(
+            [_when(entry), _cell(entry.task_id), entry.round, entry.place, *cost, outcome, entry.release_id]
+        )
+
+
+def _cell(text: str) -> str:
+    """A coordinator's text as a cell that neither a terminal nor a spreadsheet executes."""
+    text = printable(text)
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def _when(entry: Entry) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from edge_runtime import __version__
-from edge_runtime.errors import ColumnMissing, DeviceFault, FedgeError, LocalError, RemoteError
+from edge_runtime.errors import ColumnMissing, DeviceFault, FedgeError, LocalError, NotEnoughYet, RemoteError
 from edge_runtime.ledger import BudgetSpent, Ledger
 from edge_runtime.messages import (
     PROTOCOL,
@@ -46,11 +46,10 @@ if TYPE_CHECKING:
     from edge_runtime._kernels import NoiseSource
     from edge_runtime.features import Examples
     from edge_runtime.privacy.laplace import LaplaceEvent
-    from edge_runtime.task import InputSpec
 
 log = logging.getLogger("fedge.device")
 
-_MOST_MISFITS = 16
+_MOST_DATA_DECLINES = 16
 
 
 class State(enum.StrEnum):
@@ -100,8 +99,9 @@ class Device:
     ``wait_s`` is how long the coordinator may hold an answer.
 
     What the coordinator learns of the data is in the releases, which the ledger charges, and in one thing more: a
-    device whose data do not fit a task declines it. The decline names no value; after 16 such tasks every other is
-    declined, too, until the device is started again, so nobody can ask for the data bit by bit.
+    device without a column that the task reads, or whose sensor has not given one example yet, declines. Each such
+    decline counts, repeated ones too; after 16 the device declines everything until it is started again. Data whose
+    values do not fit are no reason to decline under a mechanism: see ``_update``.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Device:
         self._link, self._wait_s = link, wait_s
         self._declining: Decline | None = None
         self._examples: tuple[object, Examples] | None = None
-        self._misfits: set[InputSpec] = set()
+        self._data_declines = 0
         self._resting_since_s = 0.0
 
     def connected(self) -> None:
@@ -221,11 +221,14 @@ class Device:
         self._step(Event.PREPARED if self._declining is None else Event.DECLINED)
 
     def _try_release(self, offer: Offer, now_s: float) -> Decline | None:
-        data = self._data(offer)
-        if isinstance(data, Decline):
-            return data
         try:
+            data = self._data(offer)
+            if isinstance(data, Decline):
+                return data
             self._release(offer, data, now_s)
+        except MemoryError:
+            log.warning("round %d: there is not enough memory for the task", offer.round)
+            return self._data_decline(offer, "the device has not enough memory for the task")
         except BudgetSpent as spent:
             return Decline(offer.task_id, offer.round, "budget_spent", str(spent)[:400])
         except (LocalError, RemoteError) as fault:
@@ -253,7 +256,7 @@ class Device:
             return Decline(offer.task_id, offer.round, "budget_spent", str(spent)[:400])
         return None
 
-    def _release(self, offer: Offer, data: Examples, now_s: float) -> None:
+    def _release(self, offer: Offer, data: Examples | None, now_s: float) -> None:
         import numpy as np
 
         from edge_runtime import model
@@ -265,6 +268,7 @@ class Device:
         count: int | None = None
         metrics: Metrics | None = None
         if privacy.place == "none":
+            assert data is not None  # _data declines
             payload = Tensor.of(update)
             count = len(data.y)
             score = model.score(task.model, params, data)
@@ -289,23 +293,25 @@ class Device:
             now_s=now_s,
         )
 
-    def _update(self, offer: Offer, params: NDArray[np.float32], data: Examples) -> NDArray[np.float32]:
+    def _update(self, offer: Offer, params: NDArray[np.float32], data: Examples | None) -> NDArray[np.float32]:
         """The update (P,) float32, finite.
 
-        Under a mechanism, training that leaves the finite numbers gives zeros, which are noised and charged like any
-        other update. Whether it does depends on the data, so an offer could be made whose decline would answer a
-        question about them for nothing.
+        Under a mechanism, data whose values do not fit (None) and training that leaves the finite numbers, or the
+        memory, give zeros, which are noised and charged like any other update. Whether that happens depends on the
+        data, so an offer could be made whose decline would answer a question about them for nothing.
         """
         import numpy as np
 
         from edge_runtime import model
 
+        if data is None:
+            return np.zeros_like(params)
         try:
             return model.local_update(offer.task.model, offer.task.training, params, data, self._shuffled())
-        except RemoteError as fault:
+        except (RemoteError, MemoryError) as fault:
             if offer.task.privacy.place == "none":
                 raise
-            log.warning("round %d: %s; the update is taken as zero", offer.round, fault)
+            log.warning("round %d: %s; the update is taken as zero", offer.round, _loggable(fault))
             return np.zeros_like(params)
 
     def _generator(self) -> NoiseSource:
@@ -322,26 +328,40 @@ class Device:
             self._shuffle = np.random.default_rng()
         return self._shuffle
 
-    def _data(self, offer: Offer) -> Examples | Decline:
-        """The examples of the task, or a decline whose reason says nothing that is only in the data."""
+    def _data(self, offer: Offer) -> Examples | Decline | None:
+        """The examples of the task; None under a mechanism where the data's values do not fit; or a decline whose
+        reason says nothing that is only in the values.
+        """
         from edge_runtime.features import examples
 
-        inputs = offer.task.inputs
-        if len(self._misfits) >= _MOST_MISFITS and inputs not in self._misfits:
-            reason = f"{_MOST_MISFITS} tasks did not fit this device's data; it takes no other until it is restarted"
+        if self._data_declines >= _MOST_DATA_DECLINES:
+            reason = f"{_MOST_DATA_DECLINES} tasks did not fit this device's data; it takes no other until restarted"
             return Decline(offer.task_id, offer.round, "data", reason)
+        inputs = offer.task.inputs
         try:
             table = self._source.read(inputs)
             if self._examples is None or self._examples[0] is not table:
                 self._examples = (table, examples(table, inputs))
             return self._examples[1]
         except ColumnMissing as fault:
-            reason = f'the device\'s data have no column "{fault.column}"'
-        except DeviceFault as fault:  # a sensor that is silent just now
-            log.warning("the data: %s", fault)
+            return self._data_decline(offer, f'the device\'s data have no column "{fault.column}"')
+        except NotEnoughYet:  # says when a first example was there; a charge would spend the budget at every start
+            return self._data_decline(offer, "the device has not enough data yet")
+        except DeviceFault as fault:  # a sensor that is silent just now, a file that is gone
+            log.warning("the data: %s", _loggable(fault))
             return Decline(offer.task_id, offer.round, "data", "the device's data source does not answer at the moment")
-        except FedgeError as fault:
-            log.warning("the data: %s", fault)
-            reason = "the device's data do not fit the task; its own log says where"
-        self._misfits.add(inputs)
+        except (FedgeError, MemoryError) as fault:
+            log.warning("the data: %s", _loggable(fault))
+        if offer.task.privacy.place == "none":
+            return self._data_decline(offer, "the device's data do not fit the task; its own log says where")
+        log.warning("round %d: the update is taken as zero and charged, for a decline would tell", offer.round)
+        return None
+
+    def _data_decline(self, offer: Offer, reason: str) -> Decline:
+        self._data_declines += 1
         return Decline(offer.task_id, offer.round, "data", reason)
+
+
+def _loggable(fault: Exception) -> str:
+    """The fault for the owner's log: names that the coordinator chose are in it."""
+    return printable(str(fault) or type(fault).__name__)[:400]

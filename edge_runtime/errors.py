@@ -2,7 +2,7 @@
 
 from firmware_bridge.errors import DeviceFault, FedgeError, LocalError, RemoteError
 
-__all__ = ["ColumnMissing", "DeviceFault", "FedgeError", "LocalError", "RemoteError"]
+__all__ = ["ColumnMissing", "DeviceFault", "FedgeError", "LocalError", "NotEnoughYet", "RemoteError"]
 
 
 class ColumnMissing(LocalError):
@@ -11,3 +11,7 @@ class ColumnMissing(LocalError):
     def __init__(self, column: str, message: str) -> None:
         super().__init__(message)
         self.column = column
+
+
+class NotEnoughYet(LocalError):
+    """A live sensor has not given one example so far; later it will."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.errors import LocalError
+from edge_runtime.errors import LocalError, NotEnoughYet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,11 +22,13 @@ class Table:
     """The columns a task reads, row by row in time: ``values`` (t, c) float32; ``labels`` (t,) int32 or float32.
 
     ``segments`` (t,) int32 changes where rows are missing; a window lies within one. None: the rows are continuous.
+    ``live``: more rows are on their way.
     """
 
     values: NDArray[np.float32]
     labels: NDArray[Any]
     segments: NDArray[np.int32] | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Examples:
 
 
 _WINDOWED_VALUES = 1 << 18  # copied at a time: 1 MiB
+MAX_EXAMPLE_VALUES = 1 << 26  # of all examples together: 256 MiB
 
 _STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
     "mean": np.mean,
@@ -48,7 +51,12 @@ _STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
 
 
 def examples(table: Table, spec: InputSpec) -> Examples:
-    """Scale the columns, cut windows where the task asks for them. Raises LocalError when no example is left."""
+    """Scale the columns, cut windows where the task asks for them.
+
+    Raises LocalError when no example is left (NotEnoughYet where more rows are on their way), or too many are.
+    """
+    if len(table.labels) * len(spec.columns) > MAX_EXAMPLE_VALUES:
+        raise LocalError(_too_many(len(table.labels), len(spec.columns)))
     values = table.values.astype(np.float32)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -65,7 +73,8 @@ def examples(table: Table, spec: InputSpec) -> Examples:
     if spec.window is not None:
         values, labels = _windows(values, labels, table.segments, spec)
     if len(labels) == 0:
-        raise LocalError("the data gives no complete example yet: it is shorter than one window of a single label")
+        kind = NotEnoughYet if table.live else LocalError
+        raise kind("the data gives no complete example yet: it is shorter than one window of a single label")
     y: NDArray[Any]
     if spec.classes:
         y = labels.astype(np.int32)
@@ -88,6 +97,8 @@ def _windows(
     changes = np.concatenate([[0], np.cumsum(breaks)])
     starts = np.arange(0, len(labels) - window.length + 1, window.step)
     starts = starts[changes[starts] == changes[starts + window.length - 1]]
+    if len(starts) * spec.features > MAX_EXAMPLE_VALUES:  # step 1 and four statistics: several times the data
+        raise LocalError(_too_many(len(starts), spec.features))
     views = np.lib.stride_tricks.sliding_window_view(values, window.length, axis=0)  # (t - length + 1, c, length)
     features = np.empty((len(starts), len(window.statistics), values.shape[1]), np.float32)
     some = max(1, _WINDOWED_VALUES // (window.length * values.shape[1]))
@@ -97,6 +108,10 @@ def _windows(
             for index, name in enumerate(window.statistics):
                 features[first : first + some, index] = _STATISTICS[name](cut, axis=2)
     return features.reshape(len(starts), spec.features), labels[starts + window.length - 1]
+
+
+def _too_many(rows: int, values: int) -> str:
+    return f"{rows} examples of {values} values are more than the {MAX_EXAMPLE_VALUES} values a device makes room for"
 
 
 def label_reader(spec: InputSpec) -> Callable[[str], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import ssl
@@ -25,7 +26,7 @@ from edge_runtime.messages import (
     Refusal,
     printable,
 )
-from edge_runtime.tables import Range, from_mapping, to_toml
+from edge_runtime.tables import Range, from_mapping, to_mapping, to_toml
 from edge_runtime.transports import open_pipe
 
 if TYPE_CHECKING:
@@ -98,17 +99,25 @@ def join(home: Home, code: JoinCode, *, name: str, address: str | None = None, d
 
     Two connections: the first fetches the authority's certificate and checks it against the code's hash, the second
     trusts only that authority and shows the one-time secret to nobody else. May be repeated after a crash at any
-    point: the key stays, and the coordinator answers the same key with the same identity. Raises RemoteError when the
+    point: the key stays, and the coordinator answers the same key with the same identity. A release that still waits
+    for another authority's receipt is given up, for it was not meant for this one. Raises RemoteError when the
     coordinator refuses or is not the one the code names; LocalError when the device belongs to a fleet already.
     """
     if home.membership.exists():
-        raise LocalError(f"{home.path} belongs to a fleet already; choose another --home to join a second one")
+        raise LocalError(
+            f"{home.path} belongs to a fleet already; a second one takes another --home, "
+            "whose ledger knows nothing of this one: over the same data, give it with --budget only what is left"
+        )
     if not (name.strip() and name.isprintable() and len(name) <= 40):
         raise LocalError(f"the name {name[:60]!r} does not do: want 1..40 characters that can be printed")
-    make_directory(home.path)
     target = address or code.address
-    authority = _fetch_authority(target, code)
-    write_file(home.authority, ssl.DER_cert_to_PEM_cert(authority).encode())
+    _check_that_it_can_be_kept(Membership("to be given", name, target, data))
+    make_directory(home.path)
+    authority = ssl.DER_cert_to_PEM_cert(_fetch_authority(target, code)).encode()
+    if home.ledger.exists() and not (home.authority.exists() and home.authority.read_bytes() == authority):
+        with contextlib.closing(Ledger(home.ledger, create=False)) as ledger:
+            ledger.refuse_unacknowledged()
+    write_file(home.authority, authority)
     request = _certificate_request(_own_key(home), name)
     context = client_context(certificate=None, key=None, authority=str(home.authority))
     match _ask_once(target, context, Enrol(code.secret, request, name)):
@@ -128,6 +137,15 @@ def join(home: Home, code: JoinCode, *, name: str, address: str | None = None, d
     membership = Membership(device, name, target, data)
     save_membership(home, membership)
     return membership
+
+
+def _check_that_it_can_be_kept(membership: Membership) -> None:
+    """Before anybody is asked: a device that joined and cannot read its membership afterwards is in no fleet."""
+    try:
+        from_mapping(Membership, to_mapping(membership), where="joining")
+        to_toml(membership).encode()
+    except UnicodeEncodeError:
+        raise LocalError("the path of the data, or the link, is not valid UTF-8: rename the file") from None
 
 
 def save_membership(home: Home, membership: Membership) -> None:

@@ -63,7 +63,8 @@ class Ledger:
         if not create and path != ":memory:" and not Path(path).exists():
             raise DeviceFault(
                 f"the privacy ledger {path} is gone, so what this device has spent is unknown: "
-                "restore it from a backup, or join again as a new device"
+                "restore it from a backup. A new home begins a new ledger: where the data stay the same, give it "
+                "with --budget only what was left"
             )
         self._database = open_database(path, _SCHEMA, version=1, create=create or path == ":memory:")
         try:
@@ -139,6 +140,14 @@ class Ledger:
                 self._database.execute(
                     "UPDATE release SET outcome = ?, message = NULL WHERE release_id = ?", (outcome, release_id)
                 )
+        except sqlite3.Error as fault:
+            raise DeviceFault(f"the privacy ledger cannot be written: {fault}") from fault
+
+    def refuse_unacknowledged(self) -> None:
+        """Drop every release that waits for an answer, for it was meant for another coordinator; the charges stand."""
+        try:
+            with transaction(self._database):
+                self._database.execute("UPDATE release SET outcome = 'refused', message = NULL WHERE outcome IS NULL")
         except sqlite3.Error as fault:
             raise DeviceFault(f"the privacy ledger cannot be written: {fault}") from fault
 

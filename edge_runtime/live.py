@@ -67,7 +67,7 @@ class SensorSource:
         columns = [_position(name, names, self._port.url) for name in (*spec.columns, spec.label)]
         values = np.concatenate([batch for _, batch in batches]) if batches else np.empty((0, len(names)), np.float32)
         segments = np.repeat([segment for segment, _ in batches], [len(batch) for _, batch in batches]).astype(np.int32)
-        table = Table(values[:, columns[:-1]], _labels(values[:, columns[-1]], spec), segments)
+        table = Table(values[:, columns[:-1]], _labels(values[:, columns[-1]], spec), segments, live=True)
         self._table = (spec, received, table)
         return table
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from edge_runtime.task import ModelSpec, TrainingSpec
 
 
+_DRAWS_AT_ONCE = 1 << 22  # examples of one call into the network: an order of 16 MiB
+
+
 @dataclass(frozen=True)
 class Score:
     """Mean loss and, for a classifier, the share of right answers."""
@@ -56,22 +59,28 @@ def local_update(
 
     ``rng`` shuffles the examples of every epoch; it makes no release and needs no cryptographic generator. Raises
     RemoteError when training leaves the finite numbers: the task's step size or the offered parameters are at fault.
+
+    Momentum runs on from epoch to epoch up to 2^22 examples; beyond, the epochs are trained in groups of that size or
+    one by one, and each group starts with no velocity. The order of all epochs at once may exceed the memory.
     """
     count = len(examples.y)
-    order = np.concatenate([rng.permutation(count) for _ in range(training.epochs)]).astype(np.int32)
+    group = max(1, _DRAWS_AT_ONCE // count)
     weights = params.copy()
+    net = network(spec)
     try:
-        network(spec).train(
-            weights,
-            examples.x,
-            examples.y,
-            order,
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            proximal=training.proximal,
-            anchor=params if training.proximal else None,
-        )
+        for first in range(0, training.epochs, group):
+            epochs = range(first, min(first + group, training.epochs))
+            net.train(
+                weights,
+                examples.x,
+                examples.y,
+                np.concatenate([rng.permutation(count).astype(np.int32) for _ in epochs]),
+                batch_size=training.batch_size,
+                learning_rate=training.learning_rate,
+                momentum=training.momentum,
+                proximal=training.proximal,
+                anchor=params if training.proximal else None,
+            )
     except ValueError as fault:
         raise RemoteError(f"training on the offered parameters failed: {fault}") from None
     with np.errstate(over="ignore"):

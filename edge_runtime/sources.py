@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edge_runtime.errors import ColumnMissing, LocalError
+from edge_runtime.errors import ColumnMissing, DeviceFault, LocalError
 from edge_runtime.transports import serial_address
 
 # NumPy is imported when data are read: a device opens its source long before that.
@@ -28,7 +28,11 @@ class Source(Protocol):
     """Data that a device owns."""
 
     def read(self, spec: InputSpec) -> Table:
-        """The columns that ``spec`` names, as of now. Raises LocalError where the data lacks them."""
+        """The columns that ``spec`` names, as of now.
+
+        Raises ColumnMissing where the data lack one, DeviceFault where they cannot be reached just now, and another
+        LocalError where their values do not fit.
+        """
         ...
 
     def close(self) -> None: ...
@@ -96,7 +100,7 @@ class CsvSource:
         except csv.Error as fault:
             raise LocalError(f"{self._path} is not a CSV file: {fault}") from None
         except OSError as fault:
-            raise LocalError(f"cannot read {self._path}: {fault.strerror}") from None
+            raise DeviceFault(f"cannot read {self._path}: {fault.strerror}") from None
         return Table(np.asarray(values).reshape(-1, len(spec.columns)), _labels(np.asarray(labels), spec))
 
 
@@ -122,6 +126,8 @@ class NpzSource:
             return self._table(spec)
         except LocalError:
             raise
+        except PermissionError as fault:
+            raise DeviceFault(f"cannot read {self._path}: {fault.strerror}") from None
         except Exception as fault:  # zip, zlib, NumPy's header parser and its memory: each has errors of its own
             raise LocalError(f"cannot read {self._path} as an NPZ archive: {fault or type(fault).__name__}") from None
 
@@ -174,7 +180,7 @@ class _Kept:
         try:
             status = self._path.stat()
         except OSError as fault:
-            raise LocalError(f"cannot read {self._path}: {fault.strerror}") from None
+            raise DeviceFault(f"cannot read {self._path}: {fault.strerror}") from None
         version = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._table is None or self._table[:2] != (spec, version):
             self._table = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ Constant = Annotated[float, Range(-1e30, 1e30)]  # within float32 with room for 
 
 MAX_PARAMETERS = 1 << 24
 MAX_BATCH_VALUES = 1 << 26  # activations of one minibatch: 256 MiB as float32
+MAX_DELTA = Fraction(1, 1 << 30)  # of one release
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class InputSpec:
     window: WindowSpec | None = None
 
     def __post_init__(self) -> None:
+        if len(set(self.columns)) < len(self.columns):  # one column 4096 times is 4096 times the memory
+            raise ValueError("a column is named twice")
         for name, values in (("offset", self.offset), ("scale", self.scale)):
             if values and len(values) != len(self.columns):
                 raise ValueError(f"{name} has {len(values)} entries for {len(self.columns)} columns")
@@ -179,6 +183,13 @@ class Task:
             raise ValueError(f"{len(self.inputs.classes)} classes are named, the model has {outputs} outputs")
         if not classification and (self.inputs.classes or outputs != 1):
             raise ValueError("the loss mse predicts one number: one output and no classes")
+        if self.privacy.place != "none":
+            delta = self.privacy.noise().event_for(self.model.parameter_count).delta
+            if delta > MAX_DELTA:
+                raise ValueError(
+                    f"a release of {self.model.parameter_count} parameters at epsilon {self.privacy.epsilon:g} has a "
+                    f"delta of up to {float(delta):.1e}, the limit is {float(MAX_DELTA):.1e}: lower epsilon"
+                )
 
 
 def load_task(path: Path) -> Task:

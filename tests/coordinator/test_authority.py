@@ -129,7 +129,7 @@ def test_an_address_is_host_and_port(listen, address):
 
 @pytest.mark.parametrize("listen", ["", "7433", ":7433", "host:", "host:x", "host:65536", "host:-1"])
 def test_anything_else_is_no_address(listen):
-    with pytest.raises(LocalError, match="is no address to listen on"):
+    with pytest.raises(LocalError, match="is no address: want HOST:PORT to listen on"):
         Config(listen, "x").listen_address()
 
 
@@ -146,3 +146,14 @@ def test_settings_that_do_not_fit_are_refused_with_the_reason(tmp_path, text, wo
     (tmp_path / "coordinator.toml").write_text(text)
     with pytest.raises(LocalError, match=words):
         load_config(tmp_path)
+
+
+def test_no_byte_of_a_certificate_request_brings_anything_but_a_refusal(tmp_path):
+    authority = Authority.create(tmp_path / "home")
+    request = request_of(Ed25519PrivateKey.generate())
+    for position in range(len(request)):
+        for flip in (0x01, 0x80, 0xFF):
+            spoiled = bytearray(request)
+            spoiled[position] ^= flip
+            with pytest.raises(RemoteError):
+                authority.issue(bytes(spoiled))

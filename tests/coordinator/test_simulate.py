@@ -11,7 +11,7 @@ from coordinator import partition
 from coordinator.partition import TableSource
 from coordinator.simulate import Simulation
 from coordinator.simulate_cli import main
-from edge_runtime.errors import LocalError
+from edge_runtime.errors import LocalError, NotEnoughYet
 from edge_runtime.features import Table
 from edge_runtime.policy import Policy
 
@@ -103,7 +103,7 @@ class Warming:
     def read(self, spec):
         if self.times:
             self.times -= 1
-            raise LocalError("the sensor is warming up")
+            raise NotEnoughYet("the sensor is warming up")
         return self.table
 
     def close(self):

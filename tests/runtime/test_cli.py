@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import subprocess
@@ -260,3 +261,35 @@ def test_commands_that_do_not_exist_are_usage_errors(fedge) -> None:
 
 def test_a_membership_keeps_where_the_data_are(joined, data) -> None:
     assert load_membership(joined[1]).data == str(data)
+
+
+def test_what_a_failed_join_allowed_is_not_allowed_by_the_next(fedge, tmp_path, coordinator, new_task) -> None:
+    running = coordinator(new_task())
+    home = Home(tmp_path / "home")
+    generous = ("--budget", "1000", "--allow-unprotected", "--link", "127.0.0.1:1")
+    code, _, _ = fedge("device", "join", running.invite().text(), "--home", home.path, *generous)
+    assert code != 0
+    assert not home.policy.exists()
+    code, out, _ = fedge("device", "join", running.invite().text(), "--home", home.path)
+    assert code == 0
+    assert load_policy(home.policy) == Policy()
+    assert "may spend epsilon 8 in all, under local, central" in out
+
+
+def test_a_ledger_as_csv_executes_nothing_of_the_coordinators(fedge, joined) -> None:
+    _, home = joined
+    for number, task_id in enumerate(['=HYPERLINK("http://x")', " +1", "-1", "@x", "a\x1b[2J,b"], start=1):
+        with contextlib.closing(Ledger(home.ledger, create=False)) as ledger:
+            ledger.charge(
+                release_id=f"release-{number}",
+                task_id=task_id,
+                round_number=number,
+                place="none",
+                event=None,
+                message=b"",
+                budget=0.0,
+                now_s=float(number),
+            )
+    _, out, _ = fedge("device", "ledger", "--home", home.path, "--csv")
+    cells = [row[1] for row in csv.reader(io.StringIO(out))][1:]
+    assert cells == ['\'=HYPERLINK("http://x")', "' +1", "'-1", "'@x", "a?[2J,b"]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime import messages
+from edge_runtime import messages, model
 from edge_runtime._kernels import SystemRng, seeded
 from edge_runtime.device import TRANSITIONS, Device, Event, IllegalTransition, State
-from edge_runtime.errors import ColumnMissing, DeviceFault, LocalError, RemoteError
-from edge_runtime.features import Table
+from edge_runtime.errors import ColumnMissing, DeviceFault, LocalError, NotEnoughYet, RemoteError
+from edge_runtime.features import Table, examples
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import (
     Authority,
@@ -245,12 +245,13 @@ def test_a_round_that_was_charged_is_not_answered_again_whatever_it_asks(
 
 
 def test_a_decline_for_data_quotes_nothing_of_them(new_device, new_task, new_offer, source, caplog) -> None:
-    source.fault = LocalError('patients.csv, line 3, column "note": "HIV positive" is not a finite number')
+    source.fault = LocalError('patients.csv, line 3, column "note\x1b[2J": "HIV positive" is not a finite number')
     with caplog.at_level(logging.WARNING):
-        declined = answer_to(new_device(), new_offer(new_task()))
+        declined = answer_to(new_device(), new_offer(new_task(privacy=PrivacySpec("none"))))
     assert declined.code == "data"
     assert declined.reason == "the device's data do not fit the task; its own log says where"
     assert "HIV positive" in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_a_missing_column_is_named_but_not_those_there_are(new_device, new_task, new_offer, source) -> None:
@@ -268,19 +269,56 @@ def test_a_silent_sensor_is_declined_and_asked_again(new_device, new_task, new_o
     assert isinstance(answer_to(device, new_offer(new_task(), round_number=40)), Contribute)
 
 
-def test_data_cannot_be_asked_for_bit_by_bit(new_device, new_task, new_offer, source, ledger) -> None:
-    """Whether the labels fit the named classes is one bit; a coordinator that varies the classes gets sixteen."""
+@pytest.mark.parametrize("fault", [ColumnMissing("b", "no b"), NotEnoughYet("one window is not complete")])
+@pytest.mark.parametrize("task_varies", [True, False])
+def test_sixteen_declines_for_data_are_all_that_is_answered_for_nothing(
+    fault, task_varies: bool, new_device, new_task, new_offer, source
+) -> None:
     device, task = new_device(), new_task()
-    source.fault = LocalError("the label does not fit")
+    source.fault = fault
     for number in range(1, 17):
-        inputs = InputSpec(("a", "b"), "label", ("no", f"guess {number}"))
-        declined = answer_to(device, new_offer(replace(task, inputs=inputs), round_number=number))
-        assert "do not fit" in declined.reason
+        inputs = InputSpec(("a", f"b{number}" if task_varies else "b"), "label", ("no", "yes"))
+        assert answer_to(device, new_offer(replace(task, inputs=inputs), round_number=number)).code == "data"
         device.receive(Receipt("", "noted"), 0.0)
     source.fault = None
     declined = answer_to(device, new_offer(task, round_number=17))
-    assert "takes no other until it is restarted" in declined.reason
+    assert "takes no other until restarted" in declined.reason
     assert source.reads == 16
+
+
+@pytest.mark.parametrize("fault", [LocalError('the label "maybe" is none of the classes'), MemoryError()])
+@pytest.mark.parametrize("place", ["local", "central"])
+def test_values_that_do_not_fit_are_a_charged_release_and_not_an_oracle(
+    fault, place: str, new_device, new_task, new_offer, source, ledger
+) -> None:
+    """Whether the labels fit the named classes is a question about them: a decline would answer it for nothing."""
+    source.fault = fault
+    release = answer_to(new_device(), new_offer(new_task(privacy=PrivacySpec(place))))
+    assert isinstance(release, Contribute)
+    assert ledger.spent_epsilon > 0
+    assert place == "local" or not release.update.array().any()
+
+
+@pytest.mark.parametrize("place", ["local", "none"])
+def test_training_that_needs_more_memory_than_there_is_does_not_end_the_device(
+    place: str, new_device, new_task, new_offer, monkeypatch
+) -> None:
+    def hungry(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(model, "local_update", hungry)
+    answer = answer_to(new_device(), new_offer(new_task(privacy=PrivacySpec(place))))
+    assert isinstance(answer, Contribute) if place == "local" else "not enough memory" in answer.reason
+
+
+def test_many_epochs_are_trained_in_groups_with_the_same_result_without_momentum(new_task, source, monkeypatch) -> None:
+    task = new_task()
+    data = examples(source.table, task.inputs)
+    params, training = np.zeros(6, np.float32), TrainingSpec(epochs=7, batch_size=4)
+    whole = model.local_update(task.model, training, params, data, np.random.default_rng(1))
+    monkeypatch.setattr(model, "_DRAWS_AT_ONCE", 3 * len(data.y))
+    in_groups = model.local_update(task.model, training, params, data, np.random.default_rng(1))
+    np.testing.assert_array_equal(whole, in_groups)
 
 
 @pytest.mark.parametrize("place", ["local", "central"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.errors import LocalError
+from edge_runtime.errors import LocalError, NotEnoughYet
 from edge_runtime.features import Table, examples, label_reader
 from edge_runtime.task import InputSpec, WindowSpec
 
@@ -123,3 +123,24 @@ def test_a_class_is_written_by_name_or_position() -> None:
     for text in ("nan", "inf", "-Infinity"):
         with pytest.raises(LocalError, match="not a finite number"):
             label_reader(InputSpec(("a",), "label"))(text)
+
+
+def test_more_examples_than_a_device_has_room_for_are_refused_before_there_is_room(monkeypatch) -> None:
+    window = WindowSpec(2, 1, ("mean", "std", "min", "max"))
+    spec = InputSpec(("a", "b"), "label", ("x",), window=window)
+    table = Table(np.zeros((100, 2), np.float32), np.zeros(100, np.int32))
+    monkeypatch.setattr("edge_runtime.features.MAX_EXAMPLE_VALUES", 99 * 8)
+    assert len(examples(table, spec).y) == 99
+    monkeypatch.setattr("edge_runtime.features.MAX_EXAMPLE_VALUES", 99 * 8 - 1)
+    with pytest.raises(LocalError, match="more than the 791 values"):
+        examples(table, spec)
+
+
+def test_a_live_sensor_without_one_window_is_told_from_a_file_that_is_too_short() -> None:
+    spec = InputSpec(("a",), "label", ("x",), window=WindowSpec(5, 1))
+    values, labels = np.zeros((3, 1), np.float32), np.zeros(3, np.int32)
+    with pytest.raises(NotEnoughYet):
+        examples(Table(values, labels, live=True), spec)
+    with pytest.raises(LocalError) as caught:
+        examples(Table(values, labels), spec)
+    assert not isinstance(caught.value, NotEnoughYet)

@@ -339,3 +339,39 @@ def test_a_full_disk_leaves_no_membership(fake, fleet, tmp_path, monkeypatch) ->
     with pytest.raises(DeviceFault, match="No space left"):
         join(Home(tmp_path / "home"), code, name="porch")
     assert not (tmp_path / "home" / "membership.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data": "/" + "d" * 400 + ".csv"}, {"address": "h" * 200 + ":1"}, {"data": "/tmp/\udcff.csv"}]
+)
+def test_a_membership_that_could_not_be_read_again_is_refused_before_anybody_is_asked(
+    fake, fleet, tmp_path, changes: dict[str, str]
+) -> None:
+    coordinator, code = fake(lambda request: honest(fleet, request))
+    with pytest.raises(LocalError, match=r"outside|not valid UTF-8"):
+        join(Home(tmp_path / "home"), code, **({"name": "porch", "address": coordinator.address} | changes))
+    assert coordinator.heard == []
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_release_for_another_authority_is_given_up_on_joining(fake, fleet, stranger_fleet, tmp_path, same) -> None:
+    _, code = fake(lambda request: honest(fleet, request))
+    home = Home(tmp_path / "home")
+    home.path.mkdir(mode=0o700)
+    home.authority.write_bytes((fleet if same else stranger_fleet).home.authority.read_bytes())
+    with contextlib.closing(Ledger(home.ledger, create=True)) as ledger:
+        ledger.charge(
+            release_id="release-1",
+            task_id="t",
+            round_number=1,
+            place="central",
+            event=LaplaceEvent(64, 6),
+            message=b"for them",
+            budget=9.0,
+            now_s=0.0,
+        )
+    join(home, code, name="porch")
+    with contextlib.closing(Ledger(home.ledger, create=False)) as ledger:
+        assert ledger.unacknowledged() == (b"for them" if same else None)
+        assert ledger.spent_epsilon > 0

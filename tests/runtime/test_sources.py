@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.errors import ColumnMissing, LocalError
+from edge_runtime.errors import ColumnMissing, DeviceFault, LocalError
 from edge_runtime.sources import CsvSource, NpzSource, open_source
 from edge_runtime.task import InputSpec
 
@@ -122,7 +122,7 @@ def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path) -> None:
     path.write_bytes(GOOD + b"no,5,x,6\n")
     assert len(source.read(SPEC).labels) == 3
     path.unlink()
-    with pytest.raises(LocalError, match="cannot read"):
+    with pytest.raises(DeviceFault, match="cannot read"):
         source.read(SPEC)
     source.close()
 

@@ -136,7 +136,7 @@ constants = st.floats(1e-3, 1e30) | st.floats(-1e30, -1e-3)
 
 @st.composite
 def tasks(draw: st.DrawFn) -> Task:
-    columns = tuple(draw(st.lists(names, min_size=1, max_size=3)))
+    columns = tuple(draw(st.lists(names, min_size=1, max_size=3, unique=True)))
     classes = tuple(draw(st.lists(names, min_size=2, max_size=3)))
     window = draw(st.none() | st.builds(WindowSpec, length=st.integers(2, 99), step=st.integers(1, 99)))
     inputs = InputSpec(
@@ -172,6 +172,8 @@ TASK_FAULTS = {
     "a scale of zero": ({"inputs": {"scale": [0.0, 1.0]}}, "divides by zero"),
     "a scale that float32 takes for zero": ({"inputs": {"scale": [1e-300, 1.0]}}, "divides by zero"),
     "an offset beyond float32": ({"inputs": {"offset": [1e300, 1.0]}}, "offset: 1e+300 is outside"),
+    "a column named twice": ({"inputs": {"columns": ["a", "a"]}}, "a column is named twice"),
+    "a delta that is no small one": ({"privacy": {"epsilon": 60.0}}, "has a delta of up to"),
     "a scale too few": ({"inputs": {"scale": [1.0]}}, "scale has 1 entries for 2 columns"),
     "a model of another width": ({"model": {"inputs": 3}}, "the inputs give 2 features, the model takes 3"),
     "too many outputs": ({"model": {"layers": [{"units": 3}]}}, "2 classes are named, the model has 3 outputs"),
