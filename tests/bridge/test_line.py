@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,12 @@ def test_a_tcp_socket_serves_as_a_line() -> None:
 
 
 def echo(peer: socket.socket, link: Link) -> None:
-    """The far end by hand: sends back what arrives."""
+    """The far end by hand: sends back what arrives, until the other side hangs up, however it does."""
+    with suppress(ConnectionError):
+        answer(peer, link)
+
+
+def answer(peer: socket.socket, link: Link) -> None:
     while True:
         if data := link.bytes_to_send(time.monotonic()):
             peer.sendall(data)

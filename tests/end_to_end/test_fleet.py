@@ -21,7 +21,7 @@ def unacknowledged(fleet, name):
 
 
 def test_six_over_tcp_and_one_over_serial_learn_together_while_everybody_is_killed_once(fleet):
-    fleet.init(size=7, quorum=7, rounds=4, hidden=32, epochs=200, epsilon=1.0)
+    fleet.init(size=7, quorum=7, rounds=4, hidden=64, epochs=1000, epsilon=1.0)
     names = [f"board-{index}" for index in range(7)]
     with LineSimulator(baud=115_200, corrupt=1e-4, seed=5) as line:
         coordinator = fleet.run("--serial", line.a)
