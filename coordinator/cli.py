@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", "run the task until its rounds are done")
     run.add_argument("--task", type=Path, help="the task file (task.toml in the home folder)")
+    run.add_argument("--again", action="store_true", help="run a finished task once more, from fresh parameters")
     run.add_argument("--evaluate", metavar="FILE", help="a CSV or NPZ file of public data that scores every model")
     run.add_argument("--listen", metavar="HOST:PORT", help="instead of the configured address")
     run.add_argument(
@@ -204,7 +205,7 @@ def _run(arguments: argparse.Namespace) -> int:
     context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
     store = open_store(arguments.home)
     store.check()
-    task = _settle_task(store, arguments.home, arguments.task)
+    task = _settle_task(store, arguments.home, arguments.task, again=arguments.again)
     evaluation = None
     if arguments.evaluate:
         from edge_runtime.features import examples
@@ -257,9 +258,11 @@ def _only_one(home: Path) -> int:
     return descriptor
 
 
-def _settle_task(store: Store, home: Path, path: Path | None) -> Task:
-    """The unfinished task of the store, or a new one from the file. Raises LocalError when both are there and
-    differ.
+def _settle_task(store: Store, home: Path, path: Path | None, *, again: bool) -> Task:
+    """The unfinished task of the store, or a new one from the file.
+
+    Raises LocalError when both are there and differ, and for a task that is finished unless it is wanted ``again``: its
+    model would give way to fresh parameters, and every device would pay a second time.
     """
     from coordinator.service import start_task
     from edge_runtime.model import initial_params
@@ -276,6 +279,11 @@ def _settle_task(store: Store, home: Path, path: Path | None) -> Task:
     import numpy as np
 
     task = load_task(path or home / "task.toml")
+    if row is not None and row.task == task and not again:
+        raise LocalError(
+            f'the task "{task.name}" is finished ({row.finished_because}); get its model with: fedge coordinator '
+            "export, or run it once more from fresh parameters, at the devices' expense, with --again"
+        )
     with store.transaction():
         start_task(store, task, params=initial_params(task.model, np.random.default_rng()), now_s=time.time())
     return task
@@ -326,7 +334,10 @@ def _remove(arguments: argparse.Namespace) -> int:
     store = open_store(arguments.home)
     with contextlib.closing(store):
         members = [device for device in store.devices() if not device.revoked]
-        found = [device for device in members if arguments.device in (device.device, device.name)]
+        # An id wins over a name: a device may have called itself by another's id.
+        found = [device for device in members if device.device == arguments.device] or [
+            device for device in members if device.name == arguments.device
+        ]
         if len(found) != 1:
             known = ", ".join(f"{device.name} ({device.device})" for device in members) or "none"
             raise LocalError(f'"{arguments.device}" names {len(found)} devices; the fleet has: {known}')

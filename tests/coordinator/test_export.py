@@ -163,7 +163,6 @@ def test_without_litert_the_return_value_has_no_tflite_file_and_none_of_before_s
 
 
 def test_the_written_layout_alone_is_enough_to_run_the_model_on_raw_columns(tmp_path):
-    pytest.importorskip("edge_runtime.features")
     from edge_runtime.features import Table, examples
 
     task = a_task(Layer(5, "tanh"), Layer(3), window=WindowSpec(4, 3, ("mean", "std", "max")))
