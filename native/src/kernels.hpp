@@ -1,21 +1,20 @@
-// The kernels that exist once for each instruction set, behind a table of pointers.
+// The kernels that exist once for each instruction set, behind tables of pointers.
 //
-// Each unit src/kernels_*.cpp compiles the sources of src/wide/ for one set and defines one table. Whatever such a unit
-// defines besides its table has internal linkage, for the linker keeps one copy of an inline function or a template
-// instance and might give a processor without AVX the copy compiled with it. So those units include nothing that
-// defines functions, and nobody adds an inline function here. native/tests/no_shared_code.cmake looks at the objects.
+// Each unit src/kernels_*.cpp and src/float_*.cpp compiles the sources of src/wide/ for one set and defines one table.
+// Whatever such a unit defines besides its table has internal linkage, for the linker keeps one copy of an inline
+// function or a template instance and might give a processor without AVX the copy compiled with it. So those units
+// include nothing that defines functions, and nobody adds an inline function here. native/tests/no_shared_code.cmake
+// looks at the objects.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "fedge/arithmetic.hpp"
+
 namespace fedge {
 
-// Where a(m, k) lies in a product: dy^T and dy are the same memory walked two ways.
-struct Strides {
-    std::size_t m, k;
-};
-
+// Integers, and floats whose every rounding is prescribed: one table a set, the same bits from all.
 struct Kernels {
     // The keystream for counter, counter + 1, ... of the state `first`, as many of `blocks` as come in whole vectors.
     // Returns how many that was.
@@ -25,23 +24,40 @@ struct Kernels {
     // As in noise.hpp.
     void (*laplace_block)(std::int64_t* out, const std::uint64_t* words, unsigned m,
                           std::byte* workspace) noexcept;
+};
 
-    // y (B, O) = x (B, I) @ w (O, I)^T + b (O)
-    void (*dense_forward)(float* y, const float* x, const float* w, const float* b, std::size_t B, std::size_t I,
-                          std::size_t O) noexcept;
+// A matrix product whose left factor is read where it lies: c (M, N) = start + a (M, S K) @ b (S K, N).
+//
+// Term (s, k) of row m stands at a[(m / J) a_outer + (m % J) a_inner + s a_segment + k a_step], so that a dense layer, a
+// transposed matrix and the patches of a convolution need no copy. b has rows of b_row floats, c of c_row.
+//
+// Every c[m, n] is ONE sum that runs over its terms in order: it does not depend on how the rows and columns are
+// blocked, and a sum cut in two gives the same bits.
+struct Product {
+    std::size_t M, N;
+    std::size_t S, K;
+    std::size_t J, a_outer, a_inner, a_segment, a_step;
+    std::size_t b_row, c_row;
+};
 
-    // c (M, N) += a (M, K) @ b (K, N), a read through its strides
-    void (*accumulate_product)(float* c, const float* a, Strides at, const float* b, std::size_t M, std::size_t N,
-                               std::size_t K) noexcept;
+// What training works with: two tables a set where it has fused multiply-add, see arithmetic.hpp.
+struct FloatKernels {
+    // start (N) is where every row begins, usually the bias; null begins from what c holds.
+    void (*multiply)(float* c, const float* a, const float* b, const float* start, const Product& shape) noexcept;
 };
 
 extern const Kernels baseline_kernels;
+extern const FloatKernels baseline_float;
 #ifdef FEDGE_X86_64
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
+extern const Kernels avx2_kernels, avx512_kernels;
+extern const FloatKernels avx2_float, avx2_fast_float, avx512_float, avx512_fast_float;
+#endif
+#ifdef FEDGE_FAST_BASELINE
+extern const FloatKernels baseline_fast_float;
 #endif
 
 // Those of isa().
 const Kernels& kernels() noexcept;
+const FloatKernels& float_kernels(Arithmetic arithmetic) noexcept;
 
 }  // namespace fedge

@@ -3,17 +3,37 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace fedge {
 
-// Returns the sum over B of -log softmax(logits (B, O))[labels (B)]. Overwrites dlogits (B, O) with
-// scale * (softmax - onehot), or leaves it out when null. Needs 0 <= labels[b] < O.
-double softmax_cross_entropy(float* dlogits, const float* logits, const std::int32_t* labels, float scale,
-                             std::size_t B, std::size_t O) noexcept;
+struct FloatKernels;
 
-// Returns the sum over B of the mean over O of (y - target)^2, both (B, O). Overwrites dy (B, O) with
-// scale * (2 / O) * (y - target), or leaves it out when null.
-double squared_error(float* dy, const float* y, const float* target, float scale, std::size_t B,
-                     std::size_t O) noexcept;
+enum class LossKind : std::uint8_t { softmax_cross_entropy, binary_cross_entropy, mse, huber, hinge };
+
+struct Loss {
+    LossKind kind = LossKind::softmax_cross_entropy;
+    std::vector<float> class_weights;  // (O) for softmax_cross_entropy, or empty for ones
+    float huber_delta = 1.0F;
+
+    bool labelled() const noexcept { return kind == LossKind::softmax_cross_entropy; }
+};
+
+// What the loss compares with: `labels` (B) in [0, O) for softmax_cross_entropy, `values` (B, O) for the others
+// (0..1 for binary_cross_entropy, -1 or 1 for hinge); the other is null.
+struct Targets {
+    const std::int32_t* labels = nullptr;
+    const float* values = nullptr;
+};
+
+// Returns the sum over B of the loss of the network's outputs y (B, O):
+//   softmax_cross_entropy  -class_weights[label] log softmax(y)[label]
+//   binary_cross_entropy   mean over O of log(1 + e^y) - t y: y are logits
+//   mse                    mean over O of (y - t)^2
+//   huber                  mean over O of e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2); e = y - t
+//   hinge                  mean over O of max(0, 1 - t y)
+// Overwrites dy (B, O) with scale * the gradient, or leaves it out when null.
+double loss_and_slope(float* dy, const float* y, Targets targets, float scale, std::size_t B, std::size_t O,
+                      const Loss& loss, const FloatKernels& kernels) noexcept;
 
 }  // namespace fedge

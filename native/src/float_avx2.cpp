@@ -1,0 +1,4 @@
+#define FEDGE_WIDTH 32
+#include "wide/float_table.hpp"
+
+const fedge::FloatKernels fedge::avx2_float = fedge::this_float_unit;
