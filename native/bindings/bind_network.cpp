@@ -1,216 +1,387 @@
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <memory>
-#include <string>
-#include <string_view>
+#include <set>
 #include <utility>
 #include <vector>
 
-#include "array_arg.hpp"
-#include "fedge/network.hpp"
-#include "fedge/reduce.hpp"
-#include "fedge/train.hpp"
+#include "network_args.hpp"
 
 namespace fedge::bindings {
 namespace {
 
-Network make_network(const py::sequence& widths, const std::vector<std::string>& activation_names,
-                     const std::string& loss_name) {
-    constexpr auto most = static_cast<std::int64_t>(Network::max_parameters);
-    std::vector<std::int64_t> sizes;
-    for (const py::handle width : widths) sizes.push_back(integer_arg(width, "widths", 1, most));
-    std::vector<Activation> activations;
-    for (const std::string& name : activation_names) {
-        if (name == "identity") {
-            activations.push_back(Activation::identity);
-        } else if (name == "relu") {
-            activations.push_back(Activation::relu);
-        } else if (name == "tanh") {
-            activations.push_back(Activation::tanh);
-        } else {
-            throw py::value_error("want activations among identity, relu, tanh; got '" + name + "'");
+// One table from Python, each key taken once; what is left over at the end was not understood.
+class Table {
+  public:
+    Table(py::dict table, std::string where) : table_(std::move(table)), where_(std::move(where)) {}
+
+    const std::string& where() const { return where_; }
+
+    std::string text(const char* key) {
+        const py::object value = take(key);
+        if (!py::isinstance<py::str>(value)) {
+            throw py::type_error(where_ + ": want " + key + " a string; got " + py::repr(value).cast<std::string>());
+        }
+        return value.cast<std::string>();
+    }
+    std::size_t count(const char* key, std::int64_t low, std::int64_t high) {
+        return worded([&] { return count_arg(take(key), key, low, high); });
+    }
+    std::size_t count(const char* key, std::int64_t low, std::int64_t high, std::size_t otherwise) {
+        return table_.contains(key) ? count(key, low, high) : otherwise;
+    }
+    bool flag(const char* key, bool otherwise) {
+        if (!table_.contains(key)) return otherwise;
+        const py::object value = take(key);
+        if (!py::isinstance<py::bool_>(value)) {
+            throw py::type_error(where_ + ": want " + key + " true or false; got " +
+                                 py::repr(value).cast<std::string>());
+        }
+        return value.cast<bool>();
+    }
+    double real(const char* key, const char* want, bool (*holds)(double), double otherwise) {
+        if (!table_.contains(key)) return otherwise;
+        return worded([&] { return real_arg(take(key), key, want, holds); });
+    }
+    // One number for both dimensions, or one for each; with one dimension only the width's.
+    std::array<std::size_t, 2> pair(const char* key, bool two, std::int64_t low, std::array<std::size_t, 2> otherwise) {
+        constexpr std::int64_t most = 1 << 20;
+        if (!table_.contains(key)) return otherwise;
+        const py::object value = take(key);
+        return worded([&]() -> std::array<std::size_t, 2> {
+            if (two && py::isinstance<py::sequence>(value)) {
+                const auto both = value.cast<py::sequence>();
+                if (both.size() != 2) throw py::value_error("want " + std::string(key) + " of [height, width]");
+                return {count_arg(both[0], key, low, most), count_arg(both[1], key, low, most)};
+            }
+            const std::size_t one = count_arg(value, key, low, most);
+            return {two ? one : otherwise[0], one};
+        });
+    }
+    py::object take(const char* key) {
+        if (!table_.contains(key)) throw py::value_error(where_ + ": " + key + " is missing");
+        taken_.insert(key);
+        return table_[key];
+    }
+    void finish() const {
+        for (const auto& [key, value] : table_) {
+            const std::string name = py::str(key);
+            if (!taken_.contains(name)) throw py::value_error(where_ + ": unknown key '" + name + "'");
         }
     }
-    if (loss_name != "softmax_cross_entropy" && loss_name != "mse") {
-        throw py::value_error("want loss softmax_cross_entropy or mse; got '" + loss_name + "'");
+
+  private:
+    template <class Work>
+    auto worded(Work work) -> decltype(work()) {
+        try {
+            return work();
+        } catch (const py::value_error& fault) {
+            throw py::value_error(where_ + ": " + fault.what());
+        } catch (const py::type_error& fault) {
+            throw py::type_error(where_ + ": " + fault.what());
+        }
     }
-    return Network(sizes, activations, loss_name == "mse" ? Loss::mse : Loss::softmax_cross_entropy);
+
+    py::dict table_;
+    std::string where_;
+    std::set<std::string> taken_;
+};
+
+constexpr std::int64_t most_units = 1 << 20;
+constexpr std::int64_t most_vocabulary = 1 << 24;  // past it float32 skips whole numbers
+
+bool is_rate(double v) { return v >= 0.0 && v < 1.0; }
+bool is_epsilon(double v) { return v > 0.0 && v <= 1.0; }
+
+Window window(Table& table, const char* size, bool two, bool pool) {
+    Window w;
+    w.size = table.pair(size, two, 1, {1, 1});
+    w.stride = table.pair("stride", two, 1, pool ? w.size : std::array<std::size_t, 2>{1, 1});
+    w.padding = table.pair("padding", two, 0, {0, 0});
+    return w;
 }
 
-py::list layout(const Network& net) {
+std::unique_ptr<Layer> layer_of(Table& table, const std::string& type, Shape input, std::size_t number) {
+    const bool two = input.height > 1 || type.ends_with("2d");
+    if (type == "dense") {
+        const std::size_t units = table.count("units", 1, most_units);
+        return make_dense(input, units, table.flag("bias", true));
+    }
+    if (type == "conv1d" || type == "conv2d") {
+        if (type == "conv1d" && input.height > 1) throw py::value_error("takes a sequence (T, C); got an image");
+        const std::size_t filters = table.count("filters", 1, most_units);
+        table.take("kernel");
+        const Window w = window(table, "kernel", type == "conv2d", false);
+        return make_conv(input, filters, w, table.flag("bias", true));
+    }
+    if (type == "depthwise_conv1d" || type == "depthwise_conv2d") {
+        if (type == "depthwise_conv1d" && input.height > 1) {
+            throw py::value_error("takes a sequence (T, C); got an image");
+        }
+        table.take("kernel");
+        const Window w = window(table, "kernel", type == "depthwise_conv2d", false);
+        return make_depthwise_conv(input, w, table.flag("bias", true));
+    }
+    if (type == "max_pool" || type == "average_pool") {
+        table.take("size");
+        const Window w = window(table, "size", two, true);
+        return type == "max_pool" ? make_max_pool(input, w) : make_average_pool(input, w);
+    }
+    if (type == "group_norm") {
+        const std::size_t groups = table.count("groups", 1, most_units);
+        return make_group_norm(input, groups, table.real("epsilon", "in (0, 1]", is_epsilon, 1e-5));
+    }
+    if (type == "layer_norm") {
+        return make_layer_norm(input, table.real("epsilon", "in (0, 1]", is_epsilon, 1e-5));
+    }
+    if (type == "batch_norm") {
+        throw py::value_error(
+            "batch normalization mixes the examples of a batch: no gradient belongs to one example, so none can be "
+            "clipped, and its running statistics would leave the device; use group_norm or layer_norm");
+    }
+    if (type == "gru") {
+        const std::size_t units = table.count("units", 1, most_units);
+        return make_gru(input, units, table.flag("sequences", false));
+    }
+    if (type == "embedding") {
+        const std::size_t vocabulary = table.count("vocabulary", 1, most_vocabulary);
+        return make_embedding(input, vocabulary, table.count("units", 1, most_units));
+    }
+    if (type == "dropout") {
+        return make_dropout(input, table.real("rate", "in [0, 1)", is_rate, 0.5), number);
+    }
+    if (type == "flatten") return make_flatten(input);
+    if (type == "relu") return make_relu(input);
+    if (type == "tanh") return make_tanh(input);
+    if (type == "sigmoid") return make_sigmoid(input);
+    if (type == "softplus") return make_softplus(input);
+    throw py::value_error("unknown type '" + type + "'");
+}
+
+Loss loss_of(const py::object& spec) {
+    Loss loss;
+    if (!py::isinstance<py::str>(spec) && !py::isinstance<py::dict>(spec)) {
+        throw py::type_error("want loss a name or a table; got " + py::repr(spec).cast<std::string>());
+    }
+    py::dict dict;
+    if (py::isinstance<py::str>(spec)) {
+        dict["type"] = spec;
+    } else {
+        dict = spec.cast<py::dict>();
+    }
+    Table table(dict, "loss");
+    const std::string type = table.text("type");
+    if (type == "softmax_cross_entropy") {
+        loss.kind = LossKind::softmax_cross_entropy;
+        if (dict.contains("class_weights")) {
+            for (const py::handle weight : table.take("class_weights").cast<py::sequence>()) {
+                loss.class_weights.push_back(static_cast<float>(
+                    real_arg(weight, "class_weights", "in [0, 1e6]", [](double v) { return v >= 0.0 && v <= 1e6; })));
+            }
+        }
+    } else if (type == "binary_cross_entropy") {
+        loss.kind = LossKind::binary_cross_entropy;
+    } else if (type == "mse") {
+        loss.kind = LossKind::mse;
+    } else if (type == "huber") {
+        loss.kind = LossKind::huber;
+        loss.huber_delta = static_cast<float>(
+            table.real("delta", "in [1e-6, 1e6]", [](double v) { return v >= 1e-6 && v <= 1e6; }, 1.0));
+    } else if (type == "hinge") {
+        loss.kind = LossKind::hinge;
+    } else {
+        throw py::value_error("want loss among softmax_cross_entropy, binary_cross_entropy, mse, huber, hinge; got '" +
+                              type + "'");
+    }
+    table.finish();
+    return loss;
+}
+
+Shape shape_of(const py::sequence& sizes) {
+    if (sizes.size() < 1 || sizes.size() > 3) {
+        throw py::value_error("want shape (I,), (T, C) or (H, W, C); got " + py::repr(sizes).cast<std::string>());
+    }
+    constexpr std::int64_t most = 1 << 24;
+    const std::size_t n = sizes.size();
+    Shape shape;
+    shape.channels = count_arg(sizes[n - 1], "shape", 1, most);
+    if (n > 1) shape.width = count_arg(sizes[n - 2], "shape", 1, most);
+    if (n > 2) shape.height = count_arg(sizes[0], "shape", 1, most);
+    std::size_t size = 0;
+    if (__builtin_mul_overflow(shape.height, shape.width, &size) ||
+        __builtin_mul_overflow(size, shape.channels, &size) || size > std::size_t{1} << 28) {
+        throw py::value_error("want shape of at most 2**28 values; got " + py::repr(sizes).cast<std::string>());
+    }
+    return shape;
+}
+
+std::unique_ptr<Network> make_network(const py::sequence& shape, const py::sequence& layers, const py::object& loss) {
+    std::vector<PlacedLayer> placed;
+    Shape input = shape_of(shape);
+    if (layers.size() > 256) throw py::value_error("want at most 256 layers; got " + std::to_string(layers.size()));
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        const py::object entry = layers[l];
+        std::string where = "layer " + std::to_string(l);
+        if (!py::isinstance<py::dict>(entry)) {
+            throw py::type_error("want " + where + " a dict; got " + py::repr(entry).cast<std::string>());
+        }
+        Table table(entry.cast<py::dict>(), where);
+        const std::string type = table.text("type");
+        Table typed(entry.cast<py::dict>(), where + " (" + type + ")");
+        typed.take("type");
+        PlacedLayer next;
+        next.frozen = typed.flag("frozen", false);
+        try {
+            next.layer = layer_of(typed, type, input, l);
+        } catch (const std::invalid_argument& fault) {
+            throw py::value_error(typed.where() + ": " + fault.what());
+        } catch (const py::value_error& fault) {
+            const std::string words = fault.what();
+            throw py::value_error(words.starts_with("layer ") ? words : typed.where() + ": " + words);
+        }
+        typed.finish();
+        input = next.layer->output();
+        placed.push_back(std::move(next));
+    }
+    return std::make_unique<Network>(std::move(placed), loss_of(loss));
+}
+
+template <class Entry>
+py::list each_parameter(const Network& net, Entry entry) {
     py::list entries;
     for (std::size_t l = 0; l < net.layers().size(); ++l) {
-        const DenseLayer& layer = net.layers()[l];
-        const std::string index = std::to_string(l);
-        entries.append(
-            py::make_tuple(index + ".weight", layer.weight_offset, py::make_tuple(layer.outputs, layer.inputs)));
-        entries.append(py::make_tuple(index + ".bias", layer.bias_offset, py::make_tuple(layer.outputs)));
+        std::size_t offset = net.layers()[l].offset;
+        for (const Parameter& parameter : net.layers()[l].layer->parameters()) {
+            entries.append(entry(std::to_string(l) + "." + parameter.name, offset, parameter));
+            offset += parameter.size();
+        }
     }
     return entries;
 }
 
-std::size_t addressable(std::size_t bytes, std::size_t batch) {
-    if (bytes > static_cast<std::size_t>(PTRDIFF_MAX)) {
-        throw py::value_error("a batch of " + std::to_string(batch) +
-                              " needs more memory than this machine can address");
+py::list layout(const Network& net) {
+    return each_parameter(net, [](const std::string& name, std::size_t offset, const Parameter& parameter) {
+        return py::make_tuple(name, offset, py::tuple(py::cast(parameter.shape)));
+    });
+}
+
+py::list initial(const Network& net) {
+    return each_parameter(net, [](const std::string&, std::size_t offset, const Parameter& parameter) {
+        return py::make_tuple(offset, parameter.size(), parameter.glorot_bound, parameter.fresh);
+    });
+}
+
+py::list shapes(const Network& net) {
+    py::list entries;
+    for (const PlacedLayer& placed : net.layers()) {
+        const Shape& out = placed.layer->output();
+        if (out.height > 1) {
+            entries.append(py::make_tuple(out.height, out.width, out.channels));
+        } else if (out.width > 1) {
+            entries.append(py::make_tuple(out.width, out.channels));
+        } else {
+            entries.append(py::make_tuple(out.channels));
+        }
     }
-    return bytes;
+    return entries;
 }
 
-std::unique_ptr<std::byte[]> workspace(std::size_t bytes, std::size_t batch) {
-    return std::make_unique_for_overwrite<std::byte[]>(addressable(bytes, batch));
-}
-
-View<const float> params_arg(const Network& net, py::handle arg) {
-    return array_arg<const float>(arg, "params", {{"P", net.parameter_count()}});
-}
-
-View<const float> x_arg(const Network& net, py::handle arg) {
-    const auto x = array_arg<const float>(arg, "x", {"B", {"I", net.inputs()}});
-    if (x.shape[0] == 0) throw py::value_error("want x with at least 1 row; got 0");
-    return x;
-}
-
-// y for `rows` rows of x. Labels are read here and again by the kernel: nobody may write to y meanwhile.
-Targets targets_arg(const Network& net, py::handle arg, std::size_t rows) {
-    if (net.loss() == Loss::mse) {
-        return {nullptr, array_arg<const float>(arg, "y", {{"B", rows}, {"O", net.outputs()}}).data};
-    }
-    const auto labels = array_arg<const std::int32_t>(arg, "y", {{"B", rows}});
-    const std::size_t bad = first_out_of_range(labels.data, rows, net.outputs());
-    if (bad < rows) {
-        throw py::value_error("want labels y in [0, " + std::to_string(net.outputs()) + "); y[" + std::to_string(bad) +
-                              "] is " + std::to_string(labels.data[bad]));
-    }
-    return {labels.data, nullptr};
-}
-
-Targets rows_from(const Network& net, Targets targets, std::size_t row) {
-    if (targets.labels != nullptr) return {targets.labels + row, nullptr};
-    return {nullptr, targets.values + row * net.outputs()};
-}
-
-py::array_t<float> predict(const Network& net, py::handle params_, py::handle x_) {
+py::array_t<float> predict(const Network& net, py::handle params_, py::handle x_, bool reproducible) {
     const auto params = params_arg(net, params_);
     const auto x = x_arg(net, x_);
-    const std::size_t B = x.shape[0], at_once = std::min(B, rows_at_once);
+    const std::size_t B = x.shape[0], at_once = rows_at_once(net, B);
     py::array_t<float> y({static_cast<py::ssize_t>(B), static_cast<py::ssize_t>(net.outputs())});
     float* out = y.mutable_data();
-    const auto memory = workspace(network_workspace_size(net, at_once), at_once);
+    const auto memory = workspace(predict_workspace_size(net, at_once), at_once);
     const py::gil_scoped_release unlocked;
     for (std::size_t row = 0; row < B; row += at_once) {
         network_predict(out + row * net.outputs(), net, params.data, x.data + row * net.inputs(),
-                        std::min(at_once, B - row), memory.get());
+                        std::min(at_once, B - row), mode_of(reproducible), memory.get());
     }
     return y;
 }
 
-double mean_loss(const Network& net, py::handle params_, py::handle x_, py::handle y_) {
+double mean_loss(const Network& net, py::handle params_, py::handle x_, py::handle y_, bool reproducible) {
     const auto params = params_arg(net, params_);
     const auto x = x_arg(net, x_);
-    const std::size_t B = x.shape[0], at_once = std::min(B, rows_at_once);
+    const std::size_t B = x.shape[0], at_once = rows_at_once(net, B);
     const Targets targets = targets_arg(net, y_, B);
-    const auto memory = workspace(network_workspace_size(net, at_once), at_once);
+    const auto memory = workspace(predict_workspace_size(net, at_once), at_once);
     const py::gil_scoped_release unlocked;
     double sum = 0.0;
     for (std::size_t row = 0; row < B; row += at_once) {
         sum += network_loss(net, params.data, x.data + row * net.inputs(), rows_from(net, targets, row),
-                            std::min(at_once, B - row), memory.get());
+                            std::min(at_once, B - row), mode_of(reproducible), memory.get());
     }
     return sum / static_cast<double>(B);
 }
 
-double gradient(const Network& net, py::handle params_, py::handle x_, py::handle y_, py::handle out_) {
+double gradient(const Network& net, py::handle params_, py::handle x_, py::handle y_, py::handle out_,
+                bool reproducible) {
     const auto params = params_arg(net, params_);
     const auto x = x_arg(net, x_);
-    const std::size_t B = x.shape[0], at_once = std::min(B, rows_at_once);
+    const std::size_t B = x.shape[0], at_once = rows_at_once(net, B);
     const Targets targets = targets_arg(net, y_, B);
-    const auto out = array_arg<float>(out_, "out", {{"P", net.parameter_count()}});
-    refuse_overlap(out, "out", params, "params");
-    refuse_overlap(out, "out", x, "x");
-    if (targets.values != nullptr)
-        refuse_overlap(out, "out", View<const float>{targets.values, {B, net.outputs()}}, "y");
-    if (targets.labels != nullptr) refuse_overlap(out, "out", View<const std::int32_t>{targets.labels, {B, 1}}, "y");
-    const auto memory = workspace(network_workspace_size(net, at_once), at_once);
+    const auto out = out_arg(net, out_, params, x, targets);
+    const auto memory = workspace(gradient_workspace_size(net, at_once), at_once);
     const py::gil_scoped_release unlocked;
     std::fill_n(out.data, out.size(), 0.0F);
     double sum = 0.0;
     for (std::size_t row = 0; row < B; row += at_once) {
         sum += network_gradient(out.data, net, params.data, x.data + row * net.inputs(), rows_from(net, targets, row),
-                                1.0F / static_cast<float>(B), std::min(at_once, B - row), memory.get());
+                                1.0F / static_cast<float>(B), std::min(at_once, B - row), row, mode_of(reproducible),
+                                memory.get());
     }
     return sum / static_cast<double>(B);
 }
 
-float real32(py::handle arg, const char* name, const char* want, bool (*holds)(double)) {
-    return static_cast<float>(real_arg(arg, name, want, holds));
-}
-
-bool nonnegative32(double v) { return v >= 0.0 && v <= 3.4028234663852886e38; }
-
-template <class Index>
-TrainResult run(View<float> params, const Network& net, View<const float> x, Targets targets, py::handle order_,
-                std::size_t batch, const LocalObjective& objective) {
-    const auto order = array_arg<const Index>(order_, "order", {"n_draws"});
-    const std::size_t draws = order.size(), N = x.shape[0];
-    if (draws == 0) throw py::value_error("want order with at least 1 index; got 0");
-    const std::size_t bad = first_out_of_range(order.data, draws, N);
-    if (bad < draws) {
-        throw py::value_error("want order in [0, " + std::to_string(N) + "), the rows of x; order[" +
-                              std::to_string(bad) + "] is " + std::to_string(order.data[bad]));
-    }
-    const std::size_t B = std::min(batch, draws);
-    const auto memory = workspace(train_workspace_size(net, B), B);
-    const py::gil_scoped_release unlocked;
-    return train(params.data, net, Minibatches<Index>{x.data, targets, order.data, draws, B}, objective, memory.get());
-}
-
-double train_in_place(const Network& net, py::handle params_, py::handle x_, py::handle y_, py::handle order,
-                      py::handle batch_size, py::handle learning_rate, py::handle momentum, py::handle proximal,
-                      py::handle anchor, py::handle correction) {
-    const auto params = array_arg<float>(params_, "params", {{"P", net.parameter_count()}});
+py::array_t<double> clipped_gradient(const Network& net, py::handle params_, py::handle x_, py::handle y_,
+                                     py::handle out_, py::handle bound, const std::string& norm, bool reproducible) {
+    const auto params = params_arg(net, params_);
     const auto x = x_arg(net, x_);
-    const Targets targets = targets_arg(net, y_, x.shape[0]);
-    const std::size_t batch = count_arg(batch_size, "batch_size", 1, PTRDIFF_MAX);
-    LocalObjective objective{};
-    objective.learning_rate = real32(learning_rate, "learning_rate", "finite and not negative", nonnegative32);
-    objective.momentum = real32(momentum, "momentum", "in [0, 1)", [](double v) { return v >= 0.0 && v < 1.0; });
-    objective.proximal = real32(proximal, "proximal", "finite and not negative", nonnegative32);
-    if (!anchor.is_none()) objective.anchor = array_arg<const float>(anchor, "anchor", {{"P", params.size()}}).data;
-    if (!correction.is_none())
-        objective.correction = array_arg<const float>(correction, "correction", {{"P", params.size()}}).data;
-    if (objective.proximal != 0.0F && objective.anchor == nullptr) {
-        throw py::value_error("proximal " + py::repr(proximal).cast<std::string>() +
-                              " needs an anchor to pull towards");
+    refuse_not_finite(x);
+    const std::size_t B = x.shape[0], at_once = rows_at_once(net, B);
+    const Targets targets = targets_arg(net, y_, B);
+    const auto out = out_arg(net, out_, params, x, targets);
+    const std::vector<double> bounds = bounds_arg(net, bound);
+    const Clipping clipping{norm_arg(norm), bounds};
+    const std::size_t groups = bounds.size();
+    py::array_t<double> norms({static_cast<py::ssize_t>(groups), static_cast<py::ssize_t>(B)});
+    double* const norms_out = norms.mutable_data();
+    std::vector<double> some(groups * at_once);
+    const auto memory = workspace(clipped_workspace_size(net, at_once), at_once);
+    const py::gil_scoped_release unlocked;
+    std::fill_n(out.data, out.size(), 0.0F);
+    for (std::size_t row = 0; row < B; row += at_once) {
+        const std::size_t rows = std::min(at_once, B - row);
+        network_clipped_gradient(out.data, some.data(), net, params.data, x.data + row * net.inputs(),
+                                 rows_from(net, targets, row), clipping, rows, row, mode_of(reproducible),
+                                 memory.get());
+        for (std::size_t g = 0; g < groups; ++g) std::copy_n(some.data() + g * rows, rows, norms_out + g * B + row);
     }
-    const bool wide = py::isinstance<py::array_t<std::int64_t>>(order);
-    const TrainResult result = wide ? run<std::int64_t>(params, net, x, targets, order, batch, objective)
-                                    : run<std::int32_t>(params, net, x, targets, order, batch, objective);
-    if (!result.finite) throw py::value_error("training made a weight NaN or infinite; params is as it was");
-    return result.loss;
+    return norms;
 }
 
 }  // namespace
 
+void bind_training(py::class_<Network>& cls);
+
 void bind_network(py::module_& m) {
-    py::class_<Network>(m, "Network", py::is_final())
-        .def(py::init(&make_network), py::arg("widths"), py::arg("activations"), py::arg("loss"))
+    py::class_<Network> cls(m, "Network", py::is_final());
+    cls.def(py::init(&make_network), py::arg("shape"), py::arg("layers"), py::arg("loss"))
         .def_property_readonly("parameter_count", &Network::parameter_count)
+        .def_property_readonly("inputs", &Network::inputs)
+        .def_property_readonly("outputs", &Network::outputs)
+        .def("shapes", &shapes)
         .def("layout", &layout)
-        .def(
-            "workspace_bytes",
-            [](const Network& net, py::handle batch_) {
-                const std::size_t batch = count_arg(batch_, "batch", 1, PTRDIFF_MAX);
-                return addressable(train_workspace_size(net, batch), batch);
-            },
-            py::arg("batch"))
-        .def("predict", &predict, py::arg("params"), py::arg("x"))
-        .def("loss", &mean_loss, py::arg("params"), py::arg("x"), py::arg("y"))
-        .def("gradient", &gradient, py::arg("params"), py::arg("x"), py::arg("y"), py::arg("out"))
-        .def("train", &train_in_place, py::arg("params"), py::arg("x"), py::arg("y"), py::arg("order"), py::kw_only(),
-             py::arg("batch_size"), py::arg("learning_rate"), py::arg("momentum") = 0.0, py::arg("proximal") = 0.0,
-             py::arg("anchor") = py::none(), py::arg("correction") = py::none());
+        .def("initial", &initial)
+        .def("predict", &predict, py::arg("params"), py::arg("x"), py::kw_only(), py::arg("reproducible") = false)
+        .def("loss", &mean_loss, py::arg("params"), py::arg("x"), py::arg("y"), py::kw_only(),
+             py::arg("reproducible") = false)
+        .def("gradient", &gradient, py::arg("params"), py::arg("x"), py::arg("y"), py::arg("out"), py::kw_only(),
+             py::arg("reproducible") = false)
+        .def("clipped_gradient", &clipped_gradient, py::arg("params"), py::arg("x"), py::arg("y"), py::arg("out"),
+             py::kw_only(), py::arg("bound"), py::arg("norm") = "l2", py::arg("reproducible") = false);
+    bind_training(cls);
 }
 
 }  // namespace fedge::bindings

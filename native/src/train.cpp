@@ -1,90 +1,183 @@
 #include "fedge/train.hpp"
 
 #include <algorithm>
-#include <cstring>
 
+#include "fedge/noise.hpp"
 #include "fedge/reduce.hpp"
 #include "fedge/workspace.hpp"
+#include "kernels.hpp"
 
 namespace fedge {
 
-void sgd_step(float* w, float* v, float* g, const LocalObjective& objective, std::size_t P) noexcept {
-    if (objective.proximal != 0.0F) {
-        for (std::size_t i = 0; i < P; ++i) g[i] += objective.proximal * (w[i] - objective.anchor[i]);
-    }
-    if (objective.correction != nullptr) {
-        for (std::size_t i = 0; i < P; ++i) g[i] += objective.correction[i];
-    }
-    for (std::size_t i = 0; i < P; ++i) {
-        v[i] = objective.momentum * v[i] + g[i];
-        w[i] -= objective.learning_rate * v[i];
-    }
-}
+void LaplaceStream::draw(std::int64_t* out, std::size_t n) noexcept { discrete_laplace(out, rng_, n, log2_scale_); }
 
 namespace {
 
+constexpr std::size_t draws_at_once = 4096;
+
 struct Buffers {
-    float *w, *v, *g;
+    float *w, *g, *state;
     float* x;
     std::int32_t* labels;
     float* values;
+    double* total;        // (P) sums of more rows than go through at a time, before noise
+    std::int64_t* noise;  // (draws_at_once)
+    std::int64_t* rows;   // (N) of a sampled batch
     std::byte* network;
 };
 
-Buffers carve(Arena& arena, const Network& net, std::size_t B) noexcept {
-    const bool classes = net.loss() == Loss::softmax_cross_entropy;
-    Buffers buffers{};
-    for (float** piece : {&buffers.w, &buffers.v, &buffers.g}) *piece = arena.take<float>(net.parameter_count());
-    buffers.x = arena.take<float>(saturating_product(B, net.inputs()));
-    buffers.labels = arena.take<std::int32_t>(classes ? B : 0);
-    buffers.values = arena.take<float>(classes ? 0 : saturating_product(B, net.outputs()));
-    buffers.network = arena.take<std::byte>(network_workspace_size(net, B));
-    return buffers;
+Buffers carve(Arena& arena, const Network& net, const Training& training, std::size_t N) noexcept {
+    const std::size_t P = net.parameter_count(), B = training.rows;
+    const bool classes = net.loss().labelled(), dp = training.privacy != nullptr;
+    Buffers at{};
+    at.w = arena.take<float>(P);
+    at.g = arena.take<float>(P);
+    at.state = arena.take<float>(saturating_product(optimizer_buffers(training.optimizer), P));
+    at.x = arena.take<float>(saturating_product(B, net.inputs()));
+    at.labels = arena.take<std::int32_t>(classes ? B : 0);
+    at.values = arena.take<float>(classes ? 0 : saturating_product(B, net.outputs()));
+    const bool noisy = dp && training.privacy->noise != nullptr;
+    at.total = arena.take<double>(noisy ? P : 0);
+    at.noise = arena.take<std::int64_t>(noisy ? draws_at_once : 0);
+    at.rows = arena.take<std::int64_t>(dp && training.privacy->sampler != nullptr ? N : 0);
+    at.network =
+        arena.take<std::byte>(dp ? clipped_workspace_size(net, B) : gradient_workspace_size(net, B));
+    return at;
+}
+
+// The rows of this step, each with probability sampling 2^-64, in order. Every row costs one word of the stream.
+std::size_t sample(std::int64_t* rows, const PrivateStep& privacy, std::size_t N) noexcept {
+    std::uint64_t words[512];
+    std::size_t count = 0;
+    for (std::size_t start = 0; start < N; start += 512) {
+        const std::size_t n = std::min<std::size_t>(512, N - start);
+        privacy.sampler->fill(words, n);
+        for (std::size_t i = 0; i < n; ++i) {
+            rows[count] = static_cast<std::int64_t>(start + i);
+            count += words[i] < privacy.sampling ? 1 : 0;
+        }
+    }
+    wipe(words, sizeof words);
+    return std::min(count, privacy.most_rows);
+}
+
+// g = (round(total / grid) + noise) grid / expected_batch, for one stretch. Rounding adds and takes away 1.5 * 2^52,
+// where doubles are whole numbers; |total / grid| stays far below.
+void add_noise(float* g, const double* total, std::int64_t* noise, const PrivateStep& privacy, std::size_t n) noexcept {
+    constexpr double whole = 0x1.8p52;
+    const double levels = 1.0 / privacy.grid, step = privacy.grid / privacy.expected_batch;
+    for (std::size_t start = 0; start < n; start += draws_at_once) {
+        const std::size_t count = std::min(draws_at_once, n - start);
+        privacy.noise->draw(noise, count);
+        for (std::size_t i = 0; i < count; ++i) {
+            const double rounded = (total[start + i] * levels + whole) - whole;
+            const double noisy = rounded + static_cast<double>(noise[i]) - privacy.noise->center();
+            g[start + i] = static_cast<float>(noisy * step);
+        }
+    }
+    wipe(noise, draws_at_once * sizeof *noise);
+}
+
+template <class Index>
+void gather(const Buffers& at, const Network& net, const float* x, Targets targets, const Index* rows,
+            std::size_t count) noexcept {
+    const std::size_t I = net.inputs(), O = net.outputs();
+    for (std::size_t b = 0; b < count; ++b) {
+        const auto row = static_cast<std::size_t>(rows[b]);
+        std::copy_n(x + row * I, I, at.x + b * I);
+        if (targets.labels != nullptr) {
+            at.labels[b] = targets.labels[row];
+        } else {
+            std::copy_n(targets.values + row * O, O, at.values + b * O);
+        }
+    }
 }
 
 }  // namespace
 
-std::size_t train_workspace_size(const Network& net, std::size_t B) noexcept {
+std::size_t train_workspace_size(const Network& net, const Training& training, std::size_t N) noexcept {
     Arena arena(nullptr);
-    carve(arena, net, B);
+    carve(arena, net, training, N);
     return arena.used();
 }
 
 template <class Index>
-TrainResult train(float* params, const Network& net, const Minibatches<Index>& batches, const LocalObjective& objective,
+TrainResult train(float* params, const Network& net, const Minibatches<Index>& batches, const Training& training,
                   std::byte* workspace) noexcept {
     Arena arena(workspace);
-    const Buffers at = carve(arena, net, batches.B);
-    const std::size_t P = net.parameter_count(), I = net.inputs(), O = net.outputs();
+    const Buffers at = carve(arena, net, training, batches.N);
+    const std::size_t P = net.parameter_count();
+    const PrivateStep* const privacy = training.privacy;
+    const bool noisy = privacy != nullptr && privacy->noise != nullptr;
+    const FloatKernels& kernels = float_kernels(training.arithmetic);
     std::copy_n(params, P, at.w);
-    std::fill_n(at.v, P, 0.0F);
-    double loss = 0.0;
-    for (std::size_t start = 0; start < batches.draws; start += std::min(batches.B, batches.draws - start)) {
-        const std::size_t B = std::min(batches.B, batches.draws - start);
-        for (std::size_t b = 0; b < B; ++b) {
-            const auto row = static_cast<std::size_t>(batches.order[start + b]);
-            std::copy_n(batches.x + row * I, I, at.x + b * I);
-            if (batches.targets.labels != nullptr) {
-                at.labels[b] = batches.targets.labels[row];
-            } else {
-                std::copy_n(batches.targets.values + row * O, O, at.values + b * O);
+    std::fill_n(at.state, optimizer_buffers(training.optimizer) * P, 0.0F);
+    TrainResult result;
+
+    // The gradient of the rows[0..count) into g, or into total where noise is to come; `scale` is for plain training.
+    const auto descend = [&](const auto* rows, std::size_t count, std::uint64_t step) {
+        const auto each_stretch = [&](auto work) {
+            for (const Stretch& stretch : net.trained()) work(stretch.offset, stretch.count);
+        };
+        const Mode mode{training.arithmetic, training.dropout_key, step};
+        const float scale = 1.0F / static_cast<float>(count);
+        each_stretch([&](std::size_t at_, std::size_t n) { std::fill_n(at.g + at_, n, 0.0F); });
+        if (noisy) each_stretch([&](std::size_t at_, std::size_t n) { std::fill_n(at.total + at_, n, 0.0); });
+        for (std::size_t first = 0; first < count; first += training.rows) {
+            const std::size_t R = std::min(training.rows, count - first);
+            gather(at, net, batches.x, batches.targets, rows + first, R);
+            const Targets targets = net.loss().labelled() ? Targets{at.labels, nullptr} : Targets{nullptr, at.values};
+            if (privacy == nullptr) {
+                result.loss += network_gradient(at.g, net, at.w, at.x, targets, scale, R, first, mode, at.network);
+                continue;
             }
+            const Clipped clipped = network_clipped_gradient(at.g, nullptr, net, at.w, at.x, targets,
+                                                             privacy->clipping, R, first, mode, at.network);
+            result.loss += clipped.loss;
+            result.within += clipped.within;
+            result.refused += clipped.refused;
+            if (!noisy) continue;
+            each_stretch([&](std::size_t at_, std::size_t n) {
+                for (std::size_t i = at_; i < at_ + n; ++i) at.total[i] += static_cast<double>(at.g[i]), at.g[i] = 0.0F;
+            });
         }
-        std::fill_n(at.g, P, 0.0F);
-        loss += network_gradient(at.g, net, at.w, at.x, {at.labels, at.values}, 1.0F / static_cast<float>(B), B,
-                                 at.network);
-        sgd_step(at.w, at.v, at.g, objective, P);
+        result.draws += count;
+        each_stretch([&](std::size_t at_, std::size_t n) {
+            if (noisy) {
+                add_noise(at.g + at_, at.total + at_, at.noise, *privacy, n);
+            } else if (privacy != nullptr) {
+                const auto share = static_cast<float>(1.0 / privacy->expected_batch);
+                for (std::size_t i = at_; i < at_ + n; ++i) at.g[i] *= share;
+            }
+            LocalObjective objective = training.objective;
+            if (objective.anchor != nullptr) objective.anchor += at_;
+            if (objective.correction != nullptr) objective.correction += at_;
+            optimizer_step(at.w + at_, at.g + at_, at.state + at_, P, n, step, training.learning_rates[step - 1],
+                           training.optimizer, objective, kernels);
+        });
+    };
+
+    std::uint64_t step = 1;
+    if (privacy != nullptr && privacy->sampler != nullptr) {
+        for (; step <= privacy->steps; ++step) descend(at.rows, sample(at.rows, *privacy, batches.N), step);
+    } else {
+        for (std::size_t start = 0; start < batches.draws; ++step) {
+            const std::size_t count = std::min(batches.B, batches.draws - start);
+            descend(batches.order + start, count, step);
+            start += count;
+        }
     }
     // One look at the end sees every accident: a weight that is NaN or infinite stays so, since infinity minus anything
     // is infinite or NaN.
-    const bool finite = all_finite(at.w, P);
-    if (finite) std::copy_n(at.w, P, params);
-    return {loss / static_cast<double>(batches.draws), finite};
+    result.finite = all_finite(at.w, P);
+    if (result.finite) std::copy_n(at.w, P, params);
+    result.loss /= static_cast<double>(std::max<std::uint64_t>(result.draws, 1));
+    return result;
 }
 
-template TrainResult train(float*, const Network&, const Minibatches<std::int32_t>&, const LocalObjective&,
+template TrainResult train(float*, const Network&, const Minibatches<std::int32_t>&, const Training&,
                            std::byte*) noexcept;
-template TrainResult train(float*, const Network&, const Minibatches<std::int64_t>&, const LocalObjective&,
+template TrainResult train(float*, const Network&, const Minibatches<std::int64_t>&, const Training&,
                            std::byte*) noexcept;
 
 }  // namespace fedge

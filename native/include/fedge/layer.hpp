@@ -40,9 +40,11 @@ enum class Norm : std::uint8_t { l1, l2 };
 struct Pass {
     const FloatKernels& kernels;
     std::size_t B;
-    // Dropout acts where this is given: 32 bytes that make its masks, and which step of the training this is.
+    // Dropout acts where this is given: 32 bytes that make its masks, which step of the training this is, and which row
+    // of its batch the first one here.
     const std::uint8_t* dropout_key = nullptr;
     std::uint64_t step = 0;
+    std::size_t first = 0;
 };
 
 class Layer {
@@ -61,6 +63,11 @@ class Layer {
 
     // True: y and x are one buffer, and backward is told y alone. Such a layer has no parameters.
     virtual bool in_place() const noexcept { return false; }
+    // False for a layer that only names the same values otherwise.
+    virtual bool changes_values() const noexcept { return true; }
+
+    // The position of the first of x (n) that this layer cannot take as an input, or n.
+    virtual std::size_t first_bad_input(const float*, std::size_t n) const noexcept { return n; }
 
     // Floats that forward leaves in `kept` for the backward calls on the same batch, and floats of scratch memory that
     // any one call may use. Sizes beyond memory saturate (workspace.hpp).
@@ -118,7 +125,8 @@ std::unique_ptr<Layer> make_gru(Shape input, std::size_t units, bool sequences);
 // (T, 1) whole numbers as floats, each in [0, vocabulary), to (T, units).
 std::unique_ptr<Layer> make_embedding(Shape input, std::size_t vocabulary, std::size_t units);
 std::unique_ptr<Layer> make_flatten(Shape input);
-std::unique_ptr<Layer> make_dropout(Shape input, double rate);
+// Inverted dropout (Srivastava et al. 2014); `number` tells the layers of one network apart.
+std::unique_ptr<Layer> make_dropout(Shape input, double rate, std::size_t number);
 std::unique_ptr<Layer> make_relu(Shape input);
 std::unique_ptr<Layer> make_tanh(Shape input);
 std::unique_ptr<Layer> make_sigmoid(Shape input);

@@ -1,68 +1,117 @@
-// A dense network as a plan over ONE flat float32 parameter buffer: for each layer W (O, I) row-major, then b (O).
-// The plan is immutable and holds no numbers, so threads and devices share it; parameters and workspace come from the
-// caller.
+// Layers in a row over ONE flat float32 parameter buffer, and a loss at the end. Immutable; parameters and workspace
+// come from the caller.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "fedge/arithmetic.hpp"
+#include "fedge/layer.hpp"
+#include "fedge/loss.hpp"
+
 namespace fedge {
 
-enum class Activation : std::uint8_t { identity, relu, tanh };
-enum class Loss : std::uint8_t { softmax_cross_entropy, mse };
-
-struct DenseLayer {
-    std::size_t inputs, outputs;
-    Activation activation;
-    std::size_t weight_offset, bias_offset;  // in floats
+struct PlacedLayer {
+    std::unique_ptr<const Layer> layer;
+    bool frozen = false;     // its parameters are read and never trained
+    std::size_t offset = 0;  // of its parameters in the flat buffer, in floats
 };
 
-// What the loss compares with: `labels` (B) for softmax_cross_entropy, `values` (B, O) for mse; the other is null.
-struct Targets {
-    const std::int32_t* labels = nullptr;
-    const float* values = nullptr;
+// A stretch of the flat buffer.
+struct Stretch {
+    std::size_t offset, count;
 };
 
 class Network {
   public:
     static constexpr std::size_t max_parameters = std::size_t{1} << 28;
 
-    // widths [I, H1, ..., O], one activation for each step between them. Throws std::invalid_argument, naming value and
-    // bound.
-    Network(std::span<const std::int64_t> widths, std::span<const Activation> activations, Loss loss);
+    // Every layer's input is the output of the one before. Throws std::invalid_argument, naming value and bound.
+    Network(std::vector<PlacedLayer> layers, Loss loss);
 
-    const std::vector<DenseLayer>& layers() const noexcept { return layers_; }
-    std::size_t inputs() const noexcept { return layers_.front().inputs; }
-    std::size_t outputs() const noexcept { return layers_.back().outputs; }
+    const std::vector<PlacedLayer>& layers() const noexcept { return layers_; }
+    const Loss& loss() const noexcept { return loss_; }
+    const Shape& input() const noexcept { return layers_.front().layer->input(); }
+    std::size_t inputs() const noexcept { return input().size(); }
+    std::size_t outputs() const noexcept { return layers_.back().layer->output().size(); }
     std::size_t parameter_count() const noexcept { return parameters_; }
-    std::size_t widest() const noexcept { return widest_; }
-    Loss loss() const noexcept { return loss_; }
+
+    // What is not frozen, in order and joined where it touches.
+    std::span<const Stretch> trained() const noexcept { return trained_; }
+    // The lowest layer with parameters that are trained, or the number of layers: nothing is passed back below it.
+    std::size_t lowest_trained() const noexcept { return lowest_trained_; }
+    bool trains(std::size_t l) const noexcept {
+        return !layers_[l].frozen && layers_[l].layer->parameter_count() != 0;
+    }
+
+    // True where layer l has an output buffer of its own; else it works in its input's.
+    bool own_output(std::size_t l) const noexcept;
+
+    // The position of the first of x (B, inputs) that no layer could take, such as a fraction for an embedding; or
+    // B * inputs.
+    std::size_t first_bad_input(const float* x, std::size_t B) const noexcept;
 
   private:
-    std::vector<DenseLayer> layers_;
-    std::size_t parameters_ = 0;
-    std::size_t widest_ = 0;  // of the layers' outputs
+    std::vector<PlacedLayer> layers_;
+    std::vector<Stretch> trained_;
+    std::size_t parameters_ = 0, lowest_trained_ = 0;
     Loss loss_;
 };
 
-// Rows handed to the network at a time where the caller gives any number of them. Cutting a batch changes no bits.
-inline constexpr std::size_t rows_at_once = 256;
+// How a pass computes, and whether dropout acts: see Pass in layer.hpp.
+struct Mode {
+    Arithmetic arithmetic = Arithmetic::fast;
+    const std::uint8_t* dropout_key = nullptr;
+    std::uint64_t step = 0;
+};
 
-// Bytes that the three functions below need for a batch of B, or Arena::too_large.
-std::size_t network_workspace_size(const Network& net, std::size_t B) noexcept;
+// Rows handed through the network at a time: as many as keep what passes between the layers in the second-level
+// cache. Cutting a batch changes no bits.
+std::size_t rows_at_once(const Network& net, std::size_t B) noexcept;
+
+// Bytes that the functions below need for B rows at a time, or Arena::too_large.
+std::size_t predict_workspace_size(const Network& net, std::size_t B) noexcept;
+std::size_t gradient_workspace_size(const Network& net, std::size_t B) noexcept;
 
 // y (B, O) = the last layer's output for x (B, I). Overwrites y.
-void network_predict(float* y, const Network& net, const float* params, const float* x, std::size_t B,
+void network_predict(float* y, const Network& net, const float* params, const float* x, std::size_t B, Mode mode,
                      std::byte* workspace) noexcept;
 
 // Sum over B of the loss; divide by the number of rows for the mean.
-double network_loss(const Network& net, const float* params, const float* x, Targets targets, std::size_t B,
+double network_loss(const Network& net, const float* params, const float* x, Targets targets, std::size_t B, Mode mode,
                     std::byte* workspace) noexcept;
 
-// grad (P) += scale * gradient of the sum over B of the loss. Returns that sum.
+// grad (P) += scale * gradient of the sum over B of the loss, where it is not frozen. Returns that sum. `first` is the
+// number of the first row within its batch, for dropout.
 double network_gradient(float* grad, const Network& net, const float* params, const float* x, Targets targets,
-                        float scale, std::size_t B, std::byte* workspace) noexcept;
+                        float scale, std::size_t B, std::size_t first, Mode mode, std::byte* workspace) noexcept;
+
+// Per-example clipping: every example's gradient is scaled by min(1, bound / norm) before it is added.
+//
+// Layers whose gradient is an outer product give the norm without the gradient (Goodfellow 2015), and then add their
+// scaled rows in one product (Bu et al. 2022); the others' gradients are made one by one, B of them at a time.
+struct Clipping {
+    Norm norm = Norm::l2;
+    // One bound for the whole gradient, or one for each layer that trains, from the lowest up.
+    std::span<const double> bounds;
+};
+
+struct Clipped {
+    double loss = 0.0;        // sum over B
+    std::size_t within = 0;   // examples whose norm was within the bound, in every layer
+    std::size_t refused = 0;  // examples whose gradient held NaN or an infinity: they add nothing
+};
+
+std::size_t clipped_workspace_size(const Network& net, std::size_t B) noexcept;
+
+// grad (P) += sum over B of the clipped gradients. norms (bounds.size(), B), or null, receives the norms before, by
+// bound and then by row; not finite where refused. In exact arithmetic each example adds at most its bound; float32
+// sums of B terms then err by at most B^2 2^-24 bound in all.
+Clipped network_clipped_gradient(float* grad, double* norms, const Network& net, const float* params, const float* x,
+                                 Targets targets, const Clipping& clipping, std::size_t B, std::size_t first, Mode mode,
+                                 std::byte* workspace) noexcept;
 
 }  // namespace fedge

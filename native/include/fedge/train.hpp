@@ -1,27 +1,62 @@
-// Local training: minibatch SGD on the unified local objective, one call per round.
+// Local training: one call per round.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "fedge/csprng.hpp"
 #include "fedge/network.hpp"
+#include "fedge/optimizer.hpp"
 
 namespace fedge {
 
-// d = g(w) + proximal (w - anchor) + correction;  v = momentum v + d;  w -= learning_rate v.
-//   FedProx:  correction = 0.
-//   FedDyn:   correction = -g_k, proximal = alpha.
-//   SCAFFOLD: proximal = 0, correction = c_server - c_k.
-struct LocalObjective {
-    float learning_rate;
-    float momentum = 0.0F;
-    float proximal = 0.0F;
-    const float* anchor = nullptr;      // (P), needed where proximal != 0
-    const float* correction = nullptr;  // (P), or null for zero
+// Integer noise to add to sums on a grid. Symmetric about `center` (of one grid step).
+class NoiseStream {
+  public:
+    virtual ~NoiseStream() = default;
+    // out (n) = the next draws.
+    virtual void draw(std::int64_t* out, std::size_t n) noexcept = 0;
+    virtual double center() const noexcept = 0;
 };
 
-// One step on w (P) and its velocity v (P). g (P) brings the gradient and leaves holding d.
-void sgd_step(float* w, float* v, float* g, const LocalObjective& objective, std::size_t P) noexcept;
+// Discrete Laplace of noise.hpp.
+class LaplaceStream final : public NoiseStream {
+  public:
+    LaplaceStream(ChaChaStream& rng, unsigned log2_scale) noexcept : rng_(rng), log2_scale_(log2_scale) {}
+    void draw(std::int64_t* out, std::size_t n) noexcept override;
+    double center() const noexcept override { return -0.5; }
+
+  private:
+    ChaChaStream& rng_;
+    unsigned log2_scale_;
+};
+
+// Differential privacy within the step (Abadi et al. 2016): the batch's gradients are clipped one by one and summed, the
+// sum is rounded to multiples of `grid`, integer noise is added, and all is divided by `expected_batch`, which is public.
+struct PrivateStep {
+    Clipping clipping;
+    double expected_batch = 1.0;
+    NoiseStream* noise = nullptr;  // or null for none: clipping only
+    double grid = 1.0;
+    // Where sampler is given, every row enters every step's batch by itself with probability sampling 2^-64 (Poisson
+    // sampling), and the minibatches' order is not looked at. An empty batch makes a step like any other.
+    ChaChaStream* sampler = nullptr;
+    std::uint64_t sampling = 0;
+    std::size_t steps = 0;  // with a sampler
+    // Rows of one batch beyond this many are left out, so that the rounding of sums has a bound; choose it where the
+    // chance of more is negligible.
+    std::size_t most_rows = 0;  // with a sampler
+};
+
+struct Training {
+    Optimizer optimizer;
+    LocalObjective objective;
+    const float* learning_rates = nullptr;  // one for each step
+    Arithmetic arithmetic = Arithmetic::fast;
+    const std::uint8_t* dropout_key = nullptr;  // 32 bytes, or null: no dropout
+    std::size_t rows = 0;                       // through the network at a time: rows_at_once, or a memory's bound
+    const PrivateStep* privacy = nullptr;       // or null for plain training
+};
 
 // Rows drawn from x (N, I) and the targets, B at a time; the last batch may be short.
 template <class Index>
@@ -31,20 +66,24 @@ struct Minibatches {
     const Index* order;  // (draws), each in [0, N)
     std::size_t draws;
     std::size_t B;
+    std::size_t N;
 };
 
 struct TrainResult {
-    double loss;  // mean over the draws, each taken before its batch's step
-    bool finite;  // false: some weight became NaN or infinite, and params was left alone
+    double loss = 0.0;         // mean over the draws, each taken before its batch's step
+    bool finite = true;        // false: some weight became NaN or infinite, and params was left alone
+    std::uint64_t draws = 0;   // examples used
+    std::uint64_t within = 0;  // of them within every clipping bound
+    std::uint64_t refused = 0;  // of them without a finite gradient
 };
 
-// Bytes that train needs, or Arena::too_large.
-std::size_t train_workspace_size(const Network& net, std::size_t B) noexcept;
+// Bytes that train needs, or Arena::too_large. N is looked at with a sampler only.
+std::size_t train_workspace_size(const Network& net, const Training& training, std::size_t N) noexcept;
 
-// Trains params (P) in place from zero velocity. Weights are worked on in the workspace and copied back at the end, so
-// anchor may be params itself. Index is int32_t or int64_t.
+// Trains params (P) in place; the optimizer starts from zero. Weights are worked on in the workspace and copied back at
+// the end, so anchor may be params itself. Frozen parameters keep their bits. Index is int32_t or int64_t.
 template <class Index>
-TrainResult train(float* params, const Network& net, const Minibatches<Index>& batches, const LocalObjective& objective,
+TrainResult train(float* params, const Network& net, const Minibatches<Index>& batches, const Training& training,
                   std::byte* workspace) noexcept;
 
 }  // namespace fedge
