@@ -43,7 +43,11 @@ def paired_s(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[fl
 def train_step() -> dict[str, Any]:
     """One epoch of 20 SGD steps on 561-64-32-6 with ReLU, batch 64, softmax cross-entropy: milliseconds a step."""
     widths, batch, steps = [561, 64, 32, 6], 64, 20
-    net = _kernels.Network(widths, ["relu", "relu", "identity"], "softmax_cross_entropy")
+    described = [{"type": "dense", "units": units} for units in widths[1:]]
+    relu = {"type": "relu"}
+    net = _kernels.Network(
+        (widths[0],), [described[0], relu, described[1], relu, described[2]], "softmax_cross_entropy"
+    )
     rng = np.random.default_rng(0)
     start = (rng.standard_normal(net.parameter_count) * 0.05).astype(np.float32)
     x = rng.standard_normal((batch * steps, widths[0])).astype(np.float32)
@@ -51,8 +55,8 @@ def train_step() -> dict[str, Any]:
     order = rng.permutation(len(x))
     mine, theirs = start.copy(), start.copy()
     layers = [
-        (theirs[at : at + o * i].reshape(o, i), theirs[at + o * i : at + o * i + o])
-        for (_, at, (o, i)), _ in zip(net.layout()[::2], net.layout()[1::2], strict=True)
+        (theirs[at : at + o * i].reshape(i, o).T, theirs[at + o * i : at + o * i + o])
+        for (_, at, (i, o)), _ in zip(net.layout()[::2], net.layout()[1::2], strict=True)
     ]
     onehot = np.eye(widths[-1], dtype=np.float32)
 

@@ -49,12 +49,12 @@ def export_model(folder: Path, task: Task, params: NDArray[np.float32]) -> list[
 
 
 def state_dict(spec: ModelSpec, params: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Views of ``params`` (P,) under PyTorch's names: "0.weight" (O, I), "0.bias" (O,), "1.weight" and so on."""
+    """The tensors of ``params`` (P,) as PyTorch has them: "0.weight" (O, I), "0.bias" (O,), "1.weight" and so on."""
     tensors = {}
     start = 0
     for index, (inputs, outputs) in enumerate(itertools.pairwise(spec.widths)):
         bias = start + inputs * outputs
-        tensors[f"{index}.weight"] = params[start:bias].reshape(outputs, inputs)
+        tensors[f"{index}.weight"] = np.ascontiguousarray(params[start:bias].reshape(inputs, outputs).T)
         tensors[f"{index}.bias"] = params[bias : bias + outputs]
         start = bias + outputs
     return tensors

@@ -10,8 +10,8 @@ unless the environment variable FEDGE_ISA names one: baseline, avx2 or avx512. T
 machine lacks it.
 """
 
-from collections.abc import Sequence
-from typing import Final, Literal, SupportsFloat, SupportsIndex, TypeAlias, final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,31 +21,79 @@ isa: Final[Literal["baseline", "avx2", "avx512"]]
 
 @final
 class Network:
-    """A dense network as a plan over one flat float32 parameter buffer (P,).
+    """Layers in a row over one flat float32 parameter buffer (P,), and a loss.
 
-    For each layer it holds W (O, I) row-major, then b (O). Immutable and without numbers of its own, so threads may
-    share it. Sums run in a fixed order: the same inputs give the same bits on every call, however a batch is cut.
+    Immutable and without numbers of its own, so threads may share it. Examples are rows of x (B, I), each row-major and
+    channels-last: (I,) values, (T, C) steps or (H, W, C) pixels. Every sum runs in one order, so a batch cut in pieces
+    gives the same bits. With ``reproducible`` every operation rounds by itself, and x86-64, aarch64 and armv7 give the
+    same bits too; without, fused multiply-add is used where the processor has it.
     """
 
-    def __init__(self, widths: Sequence[SupportsIndex], activations: Sequence[str], loss: str) -> None:
-        """``widths`` is [I, H1, ..., O] with one activation per step between them: identity, relu or tanh.
+    def __init__(
+        self, shape: Sequence[SupportsIndex], layers: Sequence[Mapping[str, Any]], loss: str | Mapping[str, Any]
+    ) -> None:
+        """``shape`` is that of one example: (I,), (T, C) or (H, W, C). Each of ``layers`` is a dict with its "type":
 
-        ``loss`` is "softmax_cross_entropy" (labels (B,) int32) or "mse" (targets (B, O) float32; the mean over B and O
-        of the squared error). Raises ValueError for other names, a width below 1, or more than 2**28 parameters.
+        - dense: units, bias=True. Weight (I, units).
+        - conv1d: filters, kernel, stride=1, padding=0, bias=True. Weight (1, kernel, C, filters).
+        - conv2d: the same with kernel, stride and padding a number or [height, width]. Weight (KH, KW, C, filters).
+        - depthwise_conv1d, depthwise_conv2d: kernel, stride=1, padding=0, bias=True. Weight (KH, KW, C).
+        - max_pool, average_pool: size, stride=size, padding=0; one number for a sequence, one or two for an image.
+        - group_norm: groups, epsilon=1e-5. layer_norm (over the channels of each position): epsilon=1e-5.
+        - gru: units, sequences=False. Weights (C, 3 units), (units, 3 units): gates r, z, n; two biases.
+        - embedding: vocabulary, units. Takes (T, 1) whole numbers.
+        - flatten; dropout: rate=0.5; relu, tanh, sigmoid, softplus.
+
+        ``frozen=True`` keeps a layer's parameters as they are. ``loss`` is a name or a dict with its "type":
+        softmax_cross_entropy (labels y (B,) int32; class_weights, one for each class), or with y (B, O) float32
+        binary_cross_entropy (of logits), mse, huber (delta=1), hinge (y is -1 or 1), each a mean over O.
+
+        Raises ValueError where shapes cannot follow each other, naming the layer, for unknown types and keys, and for
+        more than 2**28 parameters.
         """
     @property
     def parameter_count(self) -> int:
         """P, the length of the parameter buffer."""
+    @property
+    def inputs(self) -> int:
+        """I, the values of one example."""
+    @property
+    def outputs(self) -> int:
+        """O, the values of the last layer."""
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of every layer's output for one example."""
     def layout(self) -> list[tuple[str, int, tuple[int, ...]]]:
-        """Where each tensor lies: ("0.weight", offset, (O, I)), ("0.bias", offset, (O,)), ..., offsets counted in
-        floats.
+        """Where each tensor lies: ("0.weight", offset, (I, O)), ("0.bias", offset, (O,)), ..., offsets counted in
+        floats, the number the layer's position.
         """
-    def workspace_bytes(self, batch: SupportsIndex) -> int:
-        """Bytes that ``train`` takes beyond its arguments for minibatches of ``batch`` rows; other calls take less."""
-    def predict(self, params: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The last layer's output (B, O) for ``x`` (B, I): logits where the loss is softmax_cross_entropy."""
+    def initial(self) -> list[tuple[int, int, float, float]]:
+        """What fresh parameters are: (offset, size, bound, value), uniform in +-bound (Glorot & Bengio 2010) or, where
+        the bound is 0, the value.
+        """
+    def workspace_bytes(
+        self,
+        batch: SupportsIndex,
+        *,
+        optimizer: str = "sgd",
+        momentum: bool = False,
+        per_example: bool = False,
+        noise: bool = False,
+        rows: SupportsIndex | None = None,
+    ) -> int:
+        """Bytes that ``train`` takes beyond its arguments for minibatches of ``batch`` rows; other calls take less.
+        ``per_example`` with clipping, ``noise`` for ``train_privately``.
+        """
+    def predict(
+        self, params: NDArray[np.float32], x: NDArray[np.float32], *, reproducible: bool = False
+    ) -> NDArray[np.float32]:
+        """The last layer's output (B, O) for ``x`` (B, I): logits where the loss is a cross-entropy."""
     def loss(
-        self, params: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.int32] | NDArray[np.float32]
+        self,
+        params: NDArray[np.float32],
+        x: NDArray[np.float32],
+        y: NDArray[np.int32] | NDArray[np.float32],
+        *,
+        reproducible: bool = False,
     ) -> float:
         """The mean loss over the batch, summed in double precision."""
     def gradient(
@@ -54,9 +102,27 @@ class Network:
         x: NDArray[np.float32],
         y: NDArray[np.int32] | NDArray[np.float32],
         out: NDArray[np.float32],
+        *,
+        reproducible: bool = False,
     ) -> float:
-        """Overwrites ``out`` (P,) with the gradient of the mean loss, and returns that loss. ``out`` shares no memory
-        with the rest.
+        """Overwrites ``out`` (P,) with the gradient of the mean loss, zero where frozen, and returns that loss. ``out``
+        shares no memory with the rest.
+        """
+    def clipped_gradient(
+        self,
+        params: NDArray[np.float32],
+        x: NDArray[np.float32],
+        y: NDArray[np.int32] | NDArray[np.float32],
+        out: NDArray[np.float32],
+        *,
+        bound: SupportsFloat | NDArray[np.float64],
+        norm: Literal["l1", "l2"] = "l2",
+        reproducible: bool = False,
+    ) -> NDArray[np.float64]:
+        """Overwrites ``out`` (P,) with the SUM over the batch of each example's gradient g times min(1, bound / |g|).
+
+        ``bound`` is one for the whole gradient, or (trained layers,) float64, one for each from the lowest up. Returns
+        the norms before, (bounds, B). An example whose gradient is not finite adds nothing, and its norm says so.
         """
     def train(
         self,
@@ -66,27 +132,82 @@ class Network:
         order: NDArray[np.int32] | NDArray[np.int64],
         *,
         batch_size: SupportsIndex,
-        learning_rate: SupportsFloat,
+        learning_rate: SupportsFloat | NDArray[np.float32],
+        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
         momentum: SupportsFloat = 0.0,
+        nesterov: bool = False,
+        weight_decay: SupportsFloat = 0.0,
+        beta1: SupportsFloat = 0.9,
+        beta2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-8,
         proximal: SupportsFloat = 0.0,
         anchor: NDArray[np.float32] | None = None,
         correction: NDArray[np.float32] | None = None,
+        dropout_key: bytes | None = None,
+        rows: SupportsIndex | None = None,
+        reproducible: bool = False,
+        clip: SupportsFloat | NDArray[np.float64] | None = None,
+        norm: Literal["l1", "l2"] = "l2",
     ) -> float:
-        """Minibatch SGD on the unified local objective; ``params`` (P,) is updated in place.
+        """Minibatch training on the unified local objective; ``params`` (P,) is updated in place.
 
         ``order`` (n_draws,) indexes the rows of ``x``, consumed ``batch_size`` at a time; the last batch may be short.
-        Each step, in float32 and from zero velocity::
+        ``learning_rate`` is one for all steps or (steps,). Each step, in float32 and from zero velocity::
 
-            d = g(w) + proximal * (w - anchor) + correction
+            d = g(w) + proximal * (w - anchor) + correction + weight_decay * w
             v = momentum * v + d
-            w = w - learning_rate * v
+            w = w - learning_rate * v                   (nesterov: d + momentum * v)
 
-        where g is the gradient of the batch's mean loss. FedProx: correction 0. FedDyn: correction -g_k, proximal
-        alpha. SCAFFOLD: proximal 0, correction c_server - c_k. A nonzero ``proximal`` needs an ``anchor`` (P,), which
-        may be ``params`` itself and then means its values on entry.
+        where g is the gradient of the batch's mean loss; with ``clip`` the sum of the clipped gradients of
+        ``clipped_gradient`` over ``batch_size``. "adam" (Kingma & Ba 2015) and "adamw" (Loshchilov & Hutter 2019)
+        descend along the same d. FedProx: correction 0. FedDyn: correction -g_k, proximal alpha. SCAFFOLD: proximal 0,
+        correction c_server - c_k. A nonzero ``proximal`` needs an ``anchor`` (P,), which may be ``params`` itself and
+        then means its values on entry. Dropout acts with a ``dropout_key`` of 32 bytes. ``rows`` go through the network
+        at a time, to bound memory; it changes no bits without ``clip``.
 
         Returns the mean loss over the draws, each taken before its batch's step. Where a weight becomes NaN or
         infinite, raises ValueError and leaves ``params`` as it was.
+        """
+    def train_privately(
+        self,
+        params: NDArray[np.float32],
+        x: NDArray[np.float32],
+        y: NDArray[np.int32] | NDArray[np.float32],
+        *,
+        rng: NoiseSource,
+        steps: SupportsIndex,
+        sampling: SupportsIndex,
+        expected_batch: SupportsFloat,
+        most_rows: SupportsIndex,
+        clip: SupportsFloat | NDArray[np.float64],
+        norm: Literal["l1", "l2"],
+        grid: SupportsFloat,
+        log2_scale: SupportsIndex,
+        learning_rate: SupportsFloat | NDArray[np.float32],
+        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
+        momentum: SupportsFloat = 0.0,
+        nesterov: bool = False,
+        weight_decay: SupportsFloat = 0.0,
+        beta1: SupportsFloat = 0.9,
+        beta2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-8,
+        proximal: SupportsFloat = 0.0,
+        anchor: NDArray[np.float32] | None = None,
+        correction: NDArray[np.float32] | None = None,
+        dropout_key: bytes | None = None,
+        rows: SupportsIndex | None = None,
+        reproducible: bool = False,
+    ) -> dict[str, float]:
+        """Differentially private SGD (Abadi et al. 2016) with ``steps`` steps; ``params`` (P,) is updated in place.
+
+        Each step takes every row of ``x`` by itself with probability ``sampling`` / 2**64 (at most ``most_rows``),
+        sums their clipped gradients, rounds the sum to multiples of ``grid``, adds discrete Laplace noise of
+        ``log2_scale`` on that grid to every trained parameter, and divides by ``expected_batch``; an empty batch is a
+        step like any other. Sampling and noise come from ``rng``. What the guarantee is for these numbers:
+        ``edge_runtime.privacy.dpsgd``, which is the way to call this.
+
+        Returns loss (the mean), draws (rows used), within (of them within every bound) and refused (of them without a
+        finite gradient): all of them depend on the data and are for the device's owner alone. Raises as ``train``.
         """
 
 def clip_l1(update: NDArray[np.float32], bound: SupportsFloat) -> float:

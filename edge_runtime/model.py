@@ -30,7 +30,12 @@ class Score:
 
 def network(spec: ModelSpec) -> _kernels.Network:
     """The native network of ``spec``."""
-    return _kernels.Network(spec.widths, [layer.activation for layer in spec.layers], spec.loss)
+    layers: list[dict[str, object]] = []
+    for layer in spec.layers:
+        layers.append({"type": "dense", "units": layer.units})
+        if layer.activation != "identity":
+            layers.append({"type": layer.activation})
+    return _kernels.Network((spec.inputs,), layers, spec.loss)
 
 
 def initial_params(spec: ModelSpec, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -40,11 +45,8 @@ def initial_params(spec: ModelSpec, rng: np.random.Generator) -> NDArray[np.floa
     """
     params = np.zeros(spec.parameter_count, np.float32)
     if len(spec.layers) > 1:
-        for name, offset, shape in network(spec).layout():
-            if name.endswith("weight"):
-                bound = np.sqrt(6 / sum(shape))
-                size = int(np.prod(shape))
-                params[offset : offset + size] = rng.uniform(-bound, bound, size)
+        for offset, size, bound, fresh in network(spec).initial():
+            params[offset : offset + size] = rng.uniform(-bound, bound, size) if bound else fresh
     return params
 
 

@@ -83,7 +83,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A dense network; its parameters are one flat float32 buffer, per layer W (O, I) row-major, then b (O,)."""
+    """A dense network; its parameters are one flat float32 buffer, per layer W (I, O) row-major, then b (O,)."""
 
     inputs: Annotated[int, Range(1, 1 << 20)]
     layers: Annotated[tuple[Layer, ...], Range(1, 64)]

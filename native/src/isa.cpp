@@ -29,6 +29,29 @@ Isa choose() {
     throw std::runtime_error("want FEDGE_ISA among baseline, avx2, avx512; got '" + std::string(forced) + "'");
 }
 
+// Fused multiply-add has a bit of its own; every processor with AVX2 that was ever sold in numbers sets it.
+bool fused() noexcept {
+#ifdef FEDGE_X86_64
+    return __builtin_cpu_supports("fma");
+#else
+    return true;
+#endif
+}
+
+const FloatKernels& float_table(Isa chosen, Arithmetic arithmetic) noexcept {
+    const bool fast = arithmetic == Arithmetic::fast && fused();
+#ifdef FEDGE_X86_64
+    if (chosen == Isa::avx512) return fast ? avx512_fast_float : avx512_float;
+    if (chosen == Isa::avx2) return fast ? avx2_fast_float : avx2_float;
+#endif
+#ifdef FEDGE_FAST_BASELINE
+    if (fast) return baseline_fast_float;
+#endif
+    static_cast<void>(chosen);
+    static_cast<void>(fast);
+    return baseline_float;
+}
+
 const Kernels& table(Isa chosen) noexcept {
 #ifdef FEDGE_X86_64
     if (chosen == Isa::avx512) return avx512_kernels;
@@ -60,6 +83,12 @@ bool isa_available(Isa isa) noexcept {
 Isa isa() {
     static const Isa chosen = choose();
     return chosen;
+}
+
+const FloatKernels& float_kernels(Arithmetic arithmetic) noexcept {
+    static const FloatKernels& fast = float_table(isa(), Arithmetic::fast);
+    static const FloatKernels& reproducible = float_table(isa(), Arithmetic::reproducible);
+    return arithmetic == Arithmetic::fast ? fast : reproducible;
 }
 
 const Kernels& kernels() noexcept {

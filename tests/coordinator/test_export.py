@@ -133,7 +133,7 @@ def test_safetensors_holds_pytorch_names_and_says_how_to_feed_the_model(tmp_path
         "1.weight": (3, 4),
         "1.bias": (3,),
     }
-    flat = [tensors[name].ravel() for name in ("0.weight", "0.bias", "1.weight", "1.bias")]
+    flat = [tensors[name].T.ravel() for name in ("0.weight", "0.bias", "1.weight", "1.bias")]
     np.testing.assert_array_equal(np.concatenate(flat), params)
     assert metadata["task"] == "gait"
     assert json.loads(metadata["classes"]) == list(CLASSES)
@@ -148,7 +148,7 @@ def test_without_safetensors_the_same_tensors_go_into_an_npz(tmp_path, monkeypat
     assert tmp_path / "model.npz" in written
     assert not (tmp_path / "model.safetensors").exists()
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
-        np.testing.assert_array_equal(np.concatenate([file["0.weight"].ravel(), file["0.bias"]]), params)
+        np.testing.assert_array_equal(np.concatenate([file["0.weight"].T.ravel(), file["0.bias"]]), params)
         assert json.loads(str(file["classes"])) == list(CLASSES)
 
 

@@ -25,15 +25,17 @@ def results():
             hashes[name].update(part if isinstance(part, bytes) else np.asarray(part).tobytes())
 
     for widths in ([561, 64, 32, 6], [3, 2], [9, 17, 5, 3], [40, 33, 31], [16, 8, 1], [130, 70, 3], [1601, 5, 2]):
-        net = _kernels.Network(widths, ["relu"] * (len(widths) - 2) + ["identity"], "softmax_cross_entropy")
+        layers = [layer for units in widths[1:] for layer in ({"type": "dense", "units": units}, {"type": "relu"})]
+        net = _kernels.Network((widths[0],), layers[:-1], "softmax_cross_entropy")
         for batch in (1, 2, 3, 7, 64, 65):
             params = (rng.standard_normal(net.parameter_count) * 0.3).astype(np.float32)
             x = rng.standard_normal((2 * batch, widths[0])).astype(np.float32)
             y = rng.integers(0, widths[-1], len(x)).astype(np.int32)
             out = np.empty_like(params)
-            add("predict", net.predict(params, x))
-            add("gradient", net.gradient(params, x, y, out), out)
-            net.train(params, x, y, np.arange(len(x)), batch_size=batch, learning_rate=0.01, momentum=0.5)
+            add("predict", net.predict(params, x, reproducible=True))
+            add("gradient", net.gradient(params, x, y, out, reproducible=True), out)
+            settings = {"batch_size": batch, "learning_rate": 0.01, "momentum": 0.5, "reproducible": True}
+            net.train(params, x, y, np.arange(len(x)), **settings)
             add("train", params)
     for d in (1, 7, 1003, 5000):
         acc, x = rng.standard_normal(d), rng.standard_normal(d).astype(np.float32)

@@ -12,11 +12,19 @@ LOSSES = ["softmax_cross_entropy", "mse"]
 SHAPES = [([1, 1], ["identity"]), ([3, 2], ["tanh"]), ([9, 17, 5, 3], ["relu", "tanh", "identity"])]
 
 
+def dense(widths, activations, loss):
+    """A dense network over ``widths``, one activation after each step between them."""
+    layers = []
+    for units, activation in zip(widths[1:], activations, strict=True):
+        layers += [{"type": "dense", "units": units}] + [{"type": activation}] * (activation != "identity")
+    return _kernels.Network((widths[0],), layers, loss)
+
+
 def tensors(widths, params):
     """The (W, b) of each layer, cut from the flat buffer by the layout's rule, written anew."""
     at, layers = 0, []
     for inputs, outputs in itertools.pairwise(widths):
-        w = params[at : at + outputs * inputs].reshape(outputs, inputs)
+        w = params[at : at + outputs * inputs].reshape(inputs, outputs)
         b = params[at + outputs * inputs : at + outputs * inputs + outputs]
         layers.append((w, b))
         at += outputs * inputs + outputs
@@ -36,7 +44,7 @@ def oracle(widths, activations, loss, params, x, y):
     layers, inputs, sums = tensors(widths, params), [], []
     for (w, b), name in zip(layers, activations, strict=True):
         inputs.append(a)
-        sums.append(a @ w.T + b)
+        sums.append(a @ w + b)
         a = ACTIVATIONS[name][0](sums[-1])
     n = len(x)
     if loss == "mse":
@@ -48,8 +56,8 @@ def oracle(widths, activations, loss, params, x, y):
     grads = []
     for (w, _), name, z, a_in in reversed(list(zip(layers, activations, sums, inputs, strict=True))):
         dz = da * ACTIVATIONS[name][1](z)
-        grads.append(np.concatenate([(dz.T @ a_in).ravel(), dz.sum(axis=0)]))
-        da = dz @ w
+        grads.append(np.concatenate([(a_in.T @ dz).ravel(), dz.sum(axis=0)]))
+        da = dz @ w.T
     return a, value, np.concatenate(grads[::-1])
 
 
@@ -67,7 +75,7 @@ def problem(widths, loss, batch, seed=0):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("widths", "activations"), SHAPES)
 def test_outputs_loss_and_gradient_match_the_numpy_oracle(widths, activations, loss, batch):
-    net = _kernels.Network(widths, activations, loss)
+    net = dense(widths, activations, loss)
     params, x, y = problem(widths, loss, batch)
     outputs, value, gradient = oracle(widths, activations, loss, params, x, y)
     out = np.full(net.parameter_count, np.nan, np.float32)
@@ -92,18 +100,18 @@ def test_the_oracle_itself_matches_central_differences(loss):
 
 
 def test_layout_is_weight_then_bias_layer_by_layer():
-    net = _kernels.Network([3, 4, 2], ["relu", "identity"], "mse")
+    net = dense([3, 4, 2], ["relu", "identity"], "mse")
     assert net.layout() == [
-        ("0.weight", 0, (4, 3)),
+        ("0.weight", 0, (3, 4)),
         ("0.bias", 12, (4,)),
-        ("1.weight", 16, (2, 4)),
-        ("1.bias", 24, (2,)),
+        ("2.weight", 16, (4, 2)),
+        ("2.bias", 24, (2,)),
     ]
     assert net.parameter_count == 26
 
 
 def test_a_rows_output_does_not_depend_on_its_batch():
-    net = _kernels.Network([13, 9, 4], ["tanh", "identity"], "softmax_cross_entropy")
+    net = dense([13, 9, 4], ["tanh", "identity"], "softmax_cross_entropy")
     params, x, _ = problem([13, 9, 4], "softmax_cross_entropy", 601)
     whole = net.predict(params, x)
     for rows in (slice(0, 1), slice(7, 10), slice(255, 258), slice(600, 601)):
@@ -111,7 +119,7 @@ def test_a_rows_output_does_not_depend_on_its_batch():
 
 
 def test_huge_logits_give_a_finite_loss_and_gradient():
-    net = _kernels.Network([1, 2], ["identity"], "softmax_cross_entropy")
+    net = dense([1, 2], ["identity"], "softmax_cross_entropy")
     params = np.array([3e38, -3e38, 0, 0], np.float32)
     x, y, out = np.ones((1, 1), np.float32), np.array([1], np.int32), np.empty(4, np.float32)
     assert net.gradient(params, x, y, out) == pytest.approx(6e38, rel=1e-6)
@@ -119,37 +127,48 @@ def test_huge_logits_give_a_finite_loss_and_gradient():
 
 
 def test_nan_inputs_show_in_the_output_even_behind_a_relu():
-    net = _kernels.Network([2, 3], ["relu"], "mse")
+    net = dense([2, 3], ["relu"], "mse")
     assert np.isnan(net.predict(np.ones(9, np.float32), np.array([[np.nan, 1]], np.float32))).all()
 
 
 def test_workspace_grows_with_the_batch():
-    net = _kernels.Network([561, 64, 32, 6], ["relu", "relu", "identity"], "softmax_cross_entropy")
-    assert 4 * 3 * net.parameter_count < net.workspace_bytes(1) < net.workspace_bytes(64) < 1_000_000
+    net = dense([561, 64, 32, 6], ["relu", "relu", "identity"], "softmax_cross_entropy")
+    assert 4 * 2 * net.parameter_count < net.workspace_bytes(1) < net.workspace_bytes(64) < 1_000_000
 
 
 @pytest.mark.parametrize(
-    ("widths", "activations", "loss", "words"),
+    ("shape", "layers", "loss", "words"),
     [
-        ([3], [], "mse", "at least 2; got 1"),
-        ([3, 2], [], "mse", "one activation per layer, 1; got 0"),
-        ([3, 2], ["gelu"], "mse", "identity, relu, tanh; got 'gelu'"),
-        ([3, 2], ["relu"], "hinge", "softmax_cross_entropy or mse; got 'hinge'"),
-        ([3, 0], ["relu"], "mse", "want widths in [1, 268435456]; got 0"),
-        ([-1, 2], ["relu"], "mse", "got -1"),
-        ([2**70, 2], ["relu"], "mse", "got 1180591620717411303424"),
-        ([2**28, 2**28], ["relu"], "mse", "at most 268435456 parameters"),
-        ([2**14, 2**14], ["relu"], "mse", "at most 268435456 parameters"),
+        ((3,), [], "mse", "want at least one layer; got none"),
+        ((3,), [{"type": "gelu"}], "mse", "layer 0 (gelu): unknown type 'gelu'"),
+        ((3,), [{"units": 2}], "mse", "layer 0: type is missing"),
+        ((3,), [{"type": "dense"}], "mse", "layer 0 (dense): units is missing"),
+        ((3,), [{"type": "dense", "units": 2, "unit": 1}], "mse", "layer 0 (dense): unknown key 'unit'"),
+        ((3,), [{"type": "dense", "units": 2}], "mae", "mse, huber, hinge; got 'mae'"),
+        ((3,), [{"type": "dense", "units": 0}], "mse", "layer 0 (dense): want units in [1, 1048576]; got 0"),
+        ((0,), [{"type": "dense", "units": 2}], "mse", "want shape in [1, 16777216]; got 0"),
+        ((), [{"type": "dense", "units": 2}], "mse", "want shape (I,), (T, C) or (H, W, C); got ()"),
+        ((2**12, 2**12, 2**12), [{"type": "flatten"}], "mse", "want shape of at most 2**28 values"),
+        ((2**20,), [{"type": "dense", "units": 2**20}], "mse", "at most 268435456 parameters; layer 0 brings more"),
+        ((2**14,), [{"type": "dense", "units": 2**14}], "mse", "at most 268435456 parameters"),
+        ((5, 3), [{"type": "dense", "units": 2}], "mse", "takes a vector; got (5, 3): put a flatten layer before it"),
+        ((5,), [{"type": "batch_norm"}], "mse", "no gradient belongs to one example"),
+        (
+            (5,),
+            [{"type": "dense", "units": 2}],
+            {"type": "softmax_cross_entropy", "class_weights": [1.0]},
+            "want one class weight for each of the 2 outputs; got 1",
+        ),
     ],
 )
-def test_absurd_networks_are_refused_naming_value_and_bound(widths, activations, loss, words):
+def test_absurd_networks_are_refused_naming_value_and_bound(shape, layers, loss, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        _kernels.Network(widths, activations, loss)
+        _kernels.Network(shape, layers, loss)
 
 
-def test_widths_must_be_whole_numbers():
-    with pytest.raises(TypeError, match=r"want widths a whole number; got 2\.5"):
-        _kernels.Network([3, 2.5], ["relu"], "mse")
+def test_units_must_be_whole_numbers():
+    with pytest.raises(TypeError, match=r"layer 0 \(dense\): want units a whole number; got 2\.5"):
+        _kernels.Network((3,), [{"type": "dense", "units": 2.5}], "mse")
 
 
 def valid():
@@ -195,13 +214,13 @@ def misaligned(array):
     ],
 )
 def test_arguments_are_refused_in_words_and_never_cast(name, change, error, words):
-    net = _kernels.Network([4, 3], ["identity"], "softmax_cross_entropy")
+    net = dense([4, 3], ["identity"], "softmax_cross_entropy")
     with pytest.raises(error, match=re.escape(words)):
         net.gradient(**changed(name, change))
 
 
 def test_an_output_that_shares_memory_with_an_input_is_refused():
-    net = _kernels.Network([4, 3], ["identity"], "softmax_cross_entropy")
+    net = dense([4, 3], ["identity"], "softmax_cross_entropy")
     arguments = valid()
     with pytest.raises(ValueError, match="out shares memory with params"):
         net.gradient(arguments["params"], arguments["x"], arguments["y"], arguments["params"])

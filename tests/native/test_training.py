@@ -11,9 +11,17 @@ N, WIDTHS = 23, [6, 5, 3]
 F = np.float32
 
 
+def dense(widths, activations, loss):
+    """A dense network over ``widths``, one activation after each step between them."""
+    layers = []
+    for units, activation in zip(widths[1:], activations, strict=True):
+        layers += [{"type": "dense", "units": units}] + [{"type": activation}] * (activation != "identity")
+    return _kernels.Network((widths[0],), layers, loss)
+
+
 @pytest.fixture
 def net():
-    return _kernels.Network(WIDTHS, ["tanh", "identity"], "softmax_cross_entropy")
+    return dense(WIDTHS, ["tanh", "identity"], "softmax_cross_entropy")
 
 
 def data(net, seed=1):
@@ -30,7 +38,7 @@ def replay(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         d = np.empty_like(w)
-        losses += [net.gradient(w, x[rows], y[rows], d)] * len(rows)
+        losses += [net.gradient(w, x[rows], y[rows], d, reproducible=True)] * len(rows)
         if proximal:
             d = d + F(proximal) * (w - anchor)
         if correction is not None:
@@ -59,19 +67,19 @@ def test_every_step_follows_the_unified_objective_bit_for_bit(net, index, batch_
     }
     order = rng.integers(0, N, 50).astype(index)
     want, want_loss = replay(net, params, x, y, order, **settings)
-    loss = net.train(params, x, y, order, **settings)
+    loss = net.train(params, x, y, order, **settings, reproducible=True)
     np.testing.assert_array_equal(params, want)
     assert loss == pytest.approx(want_loss, rel=1e-12)
 
 
 def test_regression_targets_are_drawn_with_their_rows():
-    net = _kernels.Network([6, 2], ["identity"], "mse")
+    net = dense([6, 2], ["identity"], "mse")
     rng = np.random.default_rng(3)
     params = rng.standard_normal(net.parameter_count).astype(F)
     x, y = rng.standard_normal((N, 6)).astype(F), rng.standard_normal((N, 2)).astype(F)
     order = rng.permutation(N)
     want, _ = replay(net, params, x, y, order, 5, 0.1)
-    net.train(params, x, y, order, batch_size=5, learning_rate=0.1)
+    net.train(params, x, y, order, batch_size=5, learning_rate=0.1, reproducible=True)
     np.testing.assert_array_equal(params, want)
 
 
@@ -87,7 +95,7 @@ def test_a_correction_equal_to_minus_the_gradient_is_a_fixed_point(net):
 
 def test_the_proximal_term_pulls_to_where_it_balances_the_gradient():
     """One linear unit on x = 1, target 0: the loss is (w + b)^2, so from anchor (1, 1) the optimum is mu / (4 + mu)."""
-    net = _kernels.Network([1, 1], ["identity"], "mse")
+    net = dense([1, 1], ["identity"], "mse")
     params, x, y = np.array([5, -1], F), np.ones((1, 1), F), np.zeros((1, 1), F)
     order = np.zeros(500, np.int32)
     net.train(params, x, y, order, batch_size=1, learning_rate=0.1, proximal=2.0, anchor=np.ones(2, F))
@@ -161,6 +169,6 @@ def test_read_only_params_are_refused(net):
 
 
 def test_a_batch_larger_than_memory_is_a_value_error():
-    net = _kernels.Network([1, 2**20], ["identity"], "mse")
+    net = dense([1, 2**20], ["identity"], "mse")
     with pytest.raises(ValueError, match="needs more memory than this machine can address"):
-        net.workspace_bytes(2**62)
+        net.workspace_bytes(2**62, rows=2**62)
