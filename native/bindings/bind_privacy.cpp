@@ -28,16 +28,50 @@ py::bytes random_bytes(Rng& rng, py::handle n_arg) {
     return result;
 }
 
+// `count` numbers from draw(data, stream, count), which has an overload for each type of `out`: a new int64 array, or
+// `out`, int64 or, where `fits_32`, int32.
+template <class Rng, class Draw>
+py::array drawn(Rng& rng, py::handle count_arg_, py::handle out_arg, bool fits_32, const char* refusal, Draw draw) {
+    const std::size_t count = count_arg(count_arg_, "count", 0, most_draws);
+    const auto run = [&](auto* data) {
+        ChaChaStream stream(rng.stream_key().bytes);
+        const py::gil_scoped_release unlocked;
+        draw(data, stream, count);
+    };
+    if (out_arg.is_none()) {
+        py::array_t<std::int64_t> out(static_cast<py::ssize_t>(count));
+        run(out.mutable_data());
+        return std::move(out);
+    }
+    if (py::isinstance<py::array_t<std::int32_t>>(out_arg)) {
+        if (!fits_32) throw py::value_error(refusal);
+        run(array_arg<std::int32_t>(out_arg, "out", {{"count", count}}).data);
+    } else {
+        run(array_arg<std::int64_t>(out_arg, "out", {{"count", count}}).data);
+    }
+    return py::reinterpret_borrow<py::array>(out_arg);
+}
+
 template <class Rng>
-py::array_t<std::int64_t> laplace(Rng& rng, py::handle count_, py::handle log2_scale) {
-    const std::size_t count = count_arg(count_, "count", 0, most_draws);
+py::array laplace(Rng& rng, py::handle count, py::handle log2_scale, py::handle out) {
     const auto m = static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_log2_scale));
-    py::array_t<std::int64_t> out(static_cast<py::ssize_t>(count));
-    std::int64_t* data = out.mutable_data();
-    ChaChaStream stream(rng.stream_key().bytes);
-    const py::gil_scoped_release unlocked;
-    discrete_laplace(data, stream, count, m);
-    return out;
+    return drawn(rng, count, out, m <= max_log2_scale_32, "want log2_scale of at most 24 for out of int32",
+                 [m](auto* data, ChaChaStream& stream, std::size_t n) { discrete_laplace(data, stream, n, m); });
+}
+
+template <class Rng>
+py::array gaussian(Rng& rng, py::handle count, py::handle sigma_arg, py::handle out) {
+    const std::int64_t sigma = integer_arg(sigma_arg, "sigma", 1, max_sigma);
+    return drawn(rng, count, out, sigma <= max_sigma_32, "want sigma of at most 2**27 for out of int32",
+                 [sigma](auto* data, ChaChaStream& stream, std::size_t n) { discrete_gaussian(data, stream, n, sigma); });
+}
+
+template <class Rng>
+void bind_samplers(py::module_& m) {
+    m.def("discrete_laplace", &laplace<Rng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"), py::kw_only(),
+          py::arg("out") = py::none());
+    m.def("discrete_gaussian", &gaussian<Rng>, py::arg("rng"), py::arg("count"), py::arg("sigma"), py::kw_only(),
+          py::arg("out") = py::none());
 }
 
 template <class Rng>
@@ -113,8 +147,8 @@ void bind_privacy(py::module_& m) {
     m.def("clip_l1", &clip_in_place<clip_l1>, py::arg("update"), py::arg("bound"));
     m.def("clip_l2", &clip_in_place<clip_l2>, py::arg("update"), py::arg("bound"));
     m.def("quantize_l1", &quantize, py::arg("update"), py::arg("clip"), py::arg("levels"));
-    m.def("discrete_laplace", &laplace<SystemRng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"));
-    m.def("discrete_laplace", &laplace<SeededRng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"));
+    bind_samplers<SystemRng>(m);
+    bind_samplers<SeededRng>(m);
 }
 
 }  // namespace fedge::bindings

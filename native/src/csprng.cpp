@@ -138,6 +138,13 @@ void ChaChaStream::fill(std::uint64_t* out, std::size_t n) noexcept {
     }
 }
 
+void ChaChaStream::fill(std::uint32_t* out, std::size_t n) noexcept {
+    fill(reinterpret_cast<std::uint8_t*>(out), n * sizeof *out);
+    if constexpr (std::endian::native == std::endian::big) {
+        for (std::size_t i = 0; i < n; ++i) out[i] = __builtin_bswap32(out[i]);
+    }
+}
+
 StreamKey::~StreamKey() { wipe(bytes.data(), bytes.size()); }
 
 SystemRng::SystemRng() : forks_(forks_so_far()), pid_(getpid()), stream_(system_key().bytes) {}

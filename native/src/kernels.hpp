@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "fedge/arithmetic.hpp"
+#include "fedge/gaussian_block.hpp"
 
 namespace fedge {
 
@@ -24,6 +25,15 @@ struct Kernels {
     // As in noise.hpp.
     void (*laplace_block)(std::int64_t* out, const std::uint64_t* words, unsigned m,
                           std::byte* workspace) noexcept;
+    void (*laplace_block_32)(std::int32_t* out, const std::uint64_t* words, unsigned m,
+                             std::byte* workspace) noexcept;
+
+    // As in wide/gaussian.hpp.
+    void (*gaussian_decide)(GaussianBlock& at, const std::uint32_t* words, const GaussianLanes& plan) noexcept;
+    std::size_t (*gaussian_collect)(std::int64_t* out, GaussianBlock& at, const std::uint32_t* words,
+                                    unsigned bits) noexcept;
+    std::size_t (*gaussian_collect_32)(std::int32_t* out, GaussianBlock& at, const std::uint32_t* words,
+                                       unsigned bits) noexcept;
 };
 
 // A matrix product whose left factor is read where it lies: c (M, N) = start + a (M, S K) @ b (S K, N).

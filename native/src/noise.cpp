@@ -30,10 +30,17 @@ void laplace_block(std::int64_t* out, const std::uint64_t* words, unsigned m, st
     kernels().laplace_block(out, words, m, workspace);
 }
 
-void discrete_laplace(std::int64_t* out, ChaChaStream& rng, std::size_t n, unsigned m) noexcept {
+void laplace_block(std::int32_t* out, const std::uint64_t* words, unsigned m, std::byte* workspace) noexcept {
+    kernels().laplace_block_32(out, words, m, workspace);
+}
+
+namespace {
+
+template <class Out>
+void draw(Out* out, ChaChaStream& rng, std::size_t n, unsigned m) noexcept {
     std::uint64_t words[max_laplace_words];
     alignas(64) std::byte workspace[laplace_workspace_bytes];
-    std::int64_t last[laplace_draws];
+    Out last[laplace_draws];
     const std::size_t length = laplace_words(m);
     for (std::size_t start = 0; start < n; start += laplace_draws) {
         const std::size_t wanted = std::min(laplace_draws, n - start);
@@ -44,6 +51,16 @@ void discrete_laplace(std::int64_t* out, ChaChaStream& rng, std::size_t n, unsig
     wipe(words, sizeof words);
     wipe(workspace, sizeof workspace);
     wipe(last, sizeof last);
+}
+
+}  // namespace
+
+void discrete_laplace(std::int64_t* out, ChaChaStream& rng, std::size_t n, unsigned m) noexcept {
+    draw(out, rng, n, m);
+}
+
+void discrete_laplace(std::int32_t* out, ChaChaStream& rng, std::size_t n, unsigned m) noexcept {
+    draw(out, rng, n, m);
 }
 
 }  // namespace fedge

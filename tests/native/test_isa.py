@@ -46,6 +46,9 @@ def results():
         add("bytes", seeded.SeededRng(bytes(32)).bytes(n))
     for m in range(33):
         add("discrete_laplace", _kernels.discrete_laplace(seeded.SeededRng(bytes([m]) * 32), 5000, m))
+    for sigma in (1, 2, 3, 1000, 94_548, 2**27 + 1, 2**30):
+        generator = seeded.SeededRng(sigma.to_bytes(32, "little"))
+        add("discrete_gaussian", _kernels.discrete_gaussian(generator, 5000, sigma))
     return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 

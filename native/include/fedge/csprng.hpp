@@ -37,6 +37,8 @@ class ChaChaStream {
     void fill(std::uint8_t* out, std::size_t n) noexcept;
     // The next 8 n bytes as little-endian integers.
     void fill(std::uint64_t* out, std::size_t n) noexcept;
+    // The next 4 n bytes likewise.
+    void fill(std::uint32_t* out, std::size_t n) noexcept;
 
   private:
     static constexpr std::size_t blocks = 64;

@@ -8,6 +8,7 @@
 namespace fedge {
 
 inline constexpr unsigned max_log2_scale = 32;
+inline constexpr unsigned max_log2_scale_32 = 24;  // of draws that fit int32
 
 // A block is 512 draws: 8 columns of 64 bits, together one row. Bit i of column c belongs to draw 8 i + c.
 inline constexpr std::size_t laplace_columns = 8;

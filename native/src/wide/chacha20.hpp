@@ -6,8 +6,6 @@
 namespace fedge {
 namespace {
 
-constexpr std::size_t lanes32 = width / 4;
-
 // Every 128-bit piece of the result takes its four words from the same piece of a (0..3) and of b (4..7).
 template <std::size_t p0, std::size_t p1, std::size_t p2, std::size_t p3, std::size_t... i>
 U32 shuffle_quads(U32 a, U32 b, Indices<i...>) noexcept {

@@ -130,8 +130,9 @@ inline void place_drops(LaplaceWorkspace& at, const Row& drops, const std::uint6
     }
 }
 
-// out (laplace_draws) from `words`, which laplace_block.hpp lays out.
-void laplace_block(std::int64_t* out, const std::uint64_t* words, unsigned m, std::byte* workspace) noexcept {
+// out (laplace_draws) from `words`, which laplace_block.hpp lays out. For int32, m <= max_log2_scale_32.
+template <class Out>
+void laplace_block(Out* out, const std::uint64_t* words, unsigned m, std::byte* workspace) noexcept {
     LaplaceWorkspace& at = *reinterpret_cast<LaplaceWorkspace*>(workspace);
     const unsigned comparisons = m < compared_digits + 1 ? m : compared_digits + 1;
     const unsigned low = m < compared_digits ? 0 : m - compared_digits;
@@ -148,7 +149,7 @@ void laplace_block(std::int64_t* out, const std::uint64_t* words, unsigned m, st
     settle_ties(at, spare, comparisons);
 
     // Row k is bit k of all results: G's digits, xor the sign, which also fills the rows above.
-    for (Row& row : at.row) row = load_row(words);
+    for (std::size_t k = 0; k < 8 * sizeof(Out); ++k) at.row[k] = load_row(words);
     for (unsigned b = 0; b < octave_bits; ++b) at.row[m + b] = at.row[m + b] ^ at.octave[b];
     for (unsigned s = 1; s <= m && s <= compared_digits; ++s) at.row[m - s] = at.row[m - s] ^ at.set[s - 1];
     if (low > 0) {
@@ -162,8 +163,7 @@ void laplace_block(std::int64_t* out, const std::uint64_t* words, unsigned m, st
             row = row ^ (load_row(fair + laplace_columns * k) & ~dropped);
         }
     }
-    transpose(at.row);
-    std::memcpy(out, at.row, sizeof at.row);
+    store_transposed(out, at.row);
 }
 
 }  // namespace

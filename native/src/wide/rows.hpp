@@ -115,5 +115,31 @@ inline void transpose(Row* row) noexcept {
     }
 }
 
+// out (512): bits 8 i + c of the rows, as numbers: row k is bit k of each.
+inline void store_transposed(std::int64_t* out, Row* row) noexcept {
+    transpose(row);
+    std::memcpy(out, row, 64 * sizeof *row);
+}
+
+// The same of 32 rows: both halves of a column at once, then apart.
+inline void store_transposed(std::int32_t* out, Row* row) noexcept {
+    using Half = std::uint32_t __attribute__((vector_size(width / 2)));
+    constexpr std::uint64_t twos = 0x3333333333333333, ones = 0x5555555555555555;
+    for (std::size_t p = 0; p < parts; ++p) {
+        for (std::size_t k = 0; k < 4; ++k) transpose_step<16>(row, p, k, 4);
+        for (std::size_t k = 0; k < 32; k += 4) {
+            U64 v[4];
+            for (std::size_t j = 0; j < 4; ++j) v[j] = row[k + j].part[p];
+            swap_halves(v[0], v[2], 2, twos), swap_halves(v[1], v[3], 2, twos);
+            swap_halves(v[0], v[1], 1, ones), swap_halves(v[2], v[3], 1, ones);
+            for (std::size_t j = 0; j < 4; ++j) {
+                const Half low = __builtin_convertvector(v[j], Half), high = __builtin_convertvector(v[j] >> 32, Half);
+                std::memcpy(out + 8 * (k + j) + lanes64 * p, &low, sizeof low);
+                std::memcpy(out + 8 * (k + j + 32) + lanes64 * p, &high, sizeof high);
+            }
+        }
+    }
+}
+
 }  // namespace
 }  // namespace fedge

@@ -3,12 +3,18 @@
 
 #include "../kernels.hpp"
 #include "chacha20.hpp"
+#include "gaussian.hpp"
 #include "laplace.hpp"
 
 namespace fedge {
 namespace {
 
-constexpr Kernels this_unit{chacha20_blocks, laplace_block};
+constexpr Kernels this_unit{chacha20_blocks,
+                             laplace_block<std::int64_t>,
+                             laplace_block<std::int32_t>,
+                             gaussian_decide,
+                             gaussian_collect<std::int64_t>,
+                             gaussian_collect<std::int32_t>};
 
 }  // namespace
 }  // namespace fedge

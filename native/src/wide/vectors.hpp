@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t width = FEDGE_WIDTH;
 constexpr std::size_t quads = width / 16;  // 128-bit pieces of a vector
+constexpr std::size_t lanes32 = width / 4;
 
 using U8 = std::uint8_t __attribute__((vector_size(width)));
 using U16 = std::uint16_t __attribute__((vector_size(width)));
