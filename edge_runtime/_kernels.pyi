@@ -183,6 +183,7 @@ class Network:
         norm: Literal["l1", "l2"],
         grid: SupportsFloat,
         log2_scale: SupportsIndex,
+        adaptive: tuple[float, float, float, float, int] | None = None,
         learning_rate: SupportsFloat | NDArray[np.float32],
         optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
         momentum: SupportsFloat = 0.0,
@@ -206,8 +207,12 @@ class Network:
         step like any other. Sampling and noise come from ``rng``. What the guarantee is for these numbers:
         ``edge_runtime.privacy.dpsgd``, which is the way to call this.
 
-        Returns loss (the mean), draws (rows used), within (of them within every bound) and refused (of them without a
-        finite gradient): all of them depend on the data and are for the device's owner alone. Raises as ``train``.
+        ``adaptive`` (quantile, rate, lowest, highest, log2_scale) lets the bound follow a quantile of the norms (Andrew
+        et al. 2021) by a count with noise of that scale; ``grid`` is then that of a bound of 1.
+
+        Returns loss (the mean), draws (rows used), within (of them within every bound), refused (of them without a
+        finite gradient) and clip (the bound that a next step would have): all but the last depend on the data and are
+        for the device's owner alone. Raises as ``train``.
         """
 
 def clip_l1(update: NDArray[np.float32], bound: SupportsFloat) -> float:

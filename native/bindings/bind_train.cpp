@@ -170,12 +170,38 @@ double train_in_place(const Network& net, py::handle params_, py::handle x_, py:
                : run<std::int32_t>(params, net, x, targets, order, batch, options, step);
 }
 
+// (quantile, rate, lowest, highest, log2_scale) of an adaptive bound.
+py::sequence five(py::handle arg) {
+    if (!py::isinstance<py::sequence>(arg) || py::len(arg) != 5) {
+        throw py::value_error("want adaptive (quantile, rate, lowest, highest, log2_scale); got " +
+                              py::repr(arg).cast<std::string>());
+    }
+    return arg.cast<py::sequence>();
+}
+
+unsigned count_scale(py::handle arg) {
+    return static_cast<unsigned>(count_arg(five(arg)[4], "log2_scale of adaptive", 0, max_log2_scale));
+}
+
+AdaptiveBound adaptive_of(py::handle arg) {
+    AdaptiveBound adaptive;
+    if (arg.is_none()) return adaptive;
+    const py::sequence of = five(arg);
+    adaptive.quantile =
+        real_arg(of[0], "quantile of adaptive", "in [0, 1]", [](double v) { return v >= 0.0 && v <= 1.0; });
+    adaptive.rate = real_arg(of[1], "rate of adaptive", "in (0, 10]", [](double v) { return v > 0.0 && v <= 10.0; });
+    adaptive.lowest = real_arg(of[2], "lowest of adaptive", "positive and finite", positive_and_finite);
+    adaptive.highest = real_arg(of[3], "highest of adaptive", "positive and finite", positive_and_finite);
+    if (adaptive.lowest > adaptive.highest) throw py::value_error("want lowest of adaptive at most highest");
+    return adaptive;
+}
+
 // Differentially private SGD: Poisson sampling, per-example clipping and integer noise, all from one generator.
 template <class Rng>
 py::dict train_privately(const Network& net, py::handle params_, py::handle x_, py::handle y_, Rng& rng,
                          py::handle steps_, py::handle sampling, py::handle expected_batch, py::handle most_rows,
                          py::handle clip, const std::string& norm, py::handle grid, py::handle log2_scale,
-                         py::object learning_rate, py::object optimizer, py::object momentum, py::object nesterov,
+                         py::handle adaptive_, py::object learning_rate, py::object optimizer, py::object momentum, py::object nesterov,
                          py::object weight_decay, py::object beta1, py::object beta2, py::object epsilon,
                          py::object proximal, py::object anchor, py::object correction, py::object dropout_key,
                          py::object rows, bool reproducible) {
@@ -215,6 +241,14 @@ py::dict train_privately(const Network& net, py::handle params_, py::handle x_, 
     LaplaceStream noise(noise_stream, m);
     privacy.sampler = &sampler;
     privacy.noise = &noise;
+    AdaptiveBound adaptive = adaptive_of(adaptive_);
+    LaplaceStream count_noise(noise_stream, adaptive_.is_none() ? 0 : count_scale(adaptive_));
+    if (!adaptive_.is_none()) {
+        if (bounds.size() != 1) throw py::value_error("an adaptive bound is one for the whole gradient");
+        adaptive.bound = std::clamp(bounds.front(), adaptive.lowest, adaptive.highest);
+        adaptive.noise = &count_noise;
+        privacy.adaptive = &adaptive;
+    }
     const auto memory = workspace(train_workspace_size(net, at.training, N), at.training.rows);
     TrainResult result;
     {
@@ -228,6 +262,7 @@ py::dict train_privately(const Network& net, py::handle params_, py::handle x_, 
     told["draws"] = result.draws;
     told["within"] = result.within;
     told["refused"] = result.refused;
+    told["clip"] = privacy.adaptive != nullptr ? adaptive.bound : bounds.front();
     return told;
 }
 
@@ -268,7 +303,7 @@ void bind_training(py::class_<Network>& cls) {
             cls.def("train_privately", function, py::arg("params"), py::arg("x"), py::arg("y"), py::kw_only(),
                     py::arg("rng"), py::arg("steps"), py::arg("sampling"), py::arg("expected_batch"),
                     py::arg("most_rows"), py::arg("clip"), py::arg("norm"), py::arg("grid"), py::arg("log2_scale"),
-                    options...);
+                    py::arg("adaptive") = py::none(), options...);
         });
     };
     private_training(&train_privately<SystemRng>);

@@ -1,6 +1,7 @@
 #include "fedge/train.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "fedge/noise.hpp"
 #include "fedge/reduce.hpp"
@@ -61,21 +62,31 @@ std::size_t sample(std::int64_t* rows, const PrivateStep& privacy, std::size_t N
     return std::min(count, privacy.most_rows);
 }
 
-// g = (round(total / grid) + noise) grid / expected_batch, for one stretch. Rounding adds and takes away 1.5 * 2^52,
-// where doubles are whole numbers; |total / grid| stays far below.
-void add_noise(float* g, const double* total, std::int64_t* noise, const PrivateStep& privacy, std::size_t n) noexcept {
+// g = (round(sum / grid) + noise) grid / expected_batch, for one stretch. Rounding adds and takes away 1.5 * 2^52, where
+// doubles are whole numbers; |sum / grid| stays far below.
+template <class Sum>
+void add_noise(float* g, const Sum* sum, double grid, std::int64_t* noise, const PrivateStep& privacy,
+               std::size_t n) noexcept {
     constexpr double whole = 0x1.8p52;
-    const double levels = 1.0 / privacy.grid, step = privacy.grid / privacy.expected_batch;
+    const double levels = 1.0 / grid, step = grid / privacy.expected_batch, center = privacy.noise->center();
     for (std::size_t start = 0; start < n; start += draws_at_once) {
         const std::size_t count = std::min(draws_at_once, n - start);
         privacy.noise->draw(noise, count);
         for (std::size_t i = 0; i < count; ++i) {
-            const double rounded = (total[start + i] * levels + whole) - whole;
-            const double noisy = rounded + static_cast<double>(noise[i]) - privacy.noise->center();
+            const double rounded = (static_cast<double>(sum[start + i]) * levels + whole) - whole;
+            const double noisy = rounded + static_cast<double>(noise[i]) - center;
             g[start + i] = static_cast<float>(noisy * step);
         }
     }
     wipe(noise, draws_at_once * sizeof *noise);
+}
+
+void follow_quantile(AdaptiveBound& adaptive, std::uint64_t within, double expected_batch) noexcept {
+    std::int64_t noise = 0;
+    adaptive.noise->draw(&noise, 1);
+    const double noisy = static_cast<double>(static_cast<std::int64_t>(within) + noise) - adaptive.noise->center();
+    const double excess = noisy / expected_batch - adaptive.quantile;
+    adaptive.bound = std::clamp(adaptive.bound * std::exp(-adaptive.rate * excess), adaptive.lowest, adaptive.highest);
 }
 
 template <class Index>
@@ -114,15 +125,21 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
     std::fill_n(at.state, optimizer_buffers(training.optimizer) * P, 0.0F);
     TrainResult result;
 
-    // The gradient of the rows[0..count) into g, or into total where noise is to come; `scale` is for plain training.
+    // One step on rows[0..count). Sums of more rows than go through at a time meet in double before the noise.
     const auto descend = [&](const auto* rows, std::size_t count, std::uint64_t step) {
+        const bool in_pieces = noisy && count > training.rows;
+        double grid = privacy != nullptr ? privacy->grid : 0.0;
+        Clipping clipping = privacy != nullptr ? privacy->clipping : Clipping{};
+        AdaptiveBound* const adaptive = privacy != nullptr ? privacy->adaptive : nullptr;
+        if (adaptive != nullptr) clipping.bounds = {&adaptive->bound, 1}, grid *= adaptive->bound;
+        std::uint64_t within = 0;
         const auto each_stretch = [&](auto work) {
             for (const Stretch& stretch : net.trained()) work(stretch.offset, stretch.count);
         };
         const Mode mode{training.arithmetic, training.dropout_key, step};
         const float scale = 1.0F / static_cast<float>(count);
         each_stretch([&](std::size_t at_, std::size_t n) { std::fill_n(at.g + at_, n, 0.0F); });
-        if (noisy) each_stretch([&](std::size_t at_, std::size_t n) { std::fill_n(at.total + at_, n, 0.0); });
+        if (in_pieces) each_stretch([&](std::size_t at_, std::size_t n) { std::fill_n(at.total + at_, n, 0.0); });
         for (std::size_t first = 0; first < count; first += training.rows) {
             const std::size_t R = std::min(training.rows, count - first);
             gather(at, net, batches.x, batches.targets, rows + first, R);
@@ -131,20 +148,24 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
                 result.loss += network_gradient(at.g, net, at.w, at.x, targets, scale, R, first, mode, at.network);
                 continue;
             }
-            const Clipped clipped = network_clipped_gradient(at.g, nullptr, net, at.w, at.x, targets,
-                                                             privacy->clipping, R, first, mode, at.network);
+            const Clipped clipped = network_clipped_gradient(at.g, nullptr, net, at.w, at.x, targets, clipping, R,
+                                                             first, mode, at.network);
             result.loss += clipped.loss;
-            result.within += clipped.within;
+            within += clipped.within;
             result.refused += clipped.refused;
-            if (!noisy) continue;
+            if (!in_pieces) continue;
             each_stretch([&](std::size_t at_, std::size_t n) {
                 for (std::size_t i = at_; i < at_ + n; ++i) at.total[i] += static_cast<double>(at.g[i]), at.g[i] = 0.0F;
             });
         }
         result.draws += count;
+        result.within += within;
+        if (adaptive != nullptr) follow_quantile(*adaptive, within, privacy->expected_batch);
         each_stretch([&](std::size_t at_, std::size_t n) {
-            if (noisy) {
-                add_noise(at.g + at_, at.total + at_, at.noise, *privacy, n);
+            if (in_pieces) {
+                add_noise(at.g + at_, at.total + at_, grid, at.noise, *privacy, n);
+            } else if (noisy) {
+                add_noise(at.g + at_, at.g + at_, grid, at.noise, *privacy, n);
             } else if (privacy != nullptr) {
                 const auto share = static_cast<float>(1.0 / privacy->expected_batch);
                 for (std::size_t i = at_; i < at_ + n; ++i) at.g[i] *= share;

@@ -31,13 +31,25 @@ class LaplaceStream final : public NoiseStream {
     unsigned log2_scale_;
 };
 
+// A clipping bound that follows a quantile of the norms (Andrew et al. 2021): after every step
+//   bound *= exp(-rate (within / expected_batch - quantile)),
+// where `within`, the number of examples within the bound, has discrete Laplace noise of its own.
+struct AdaptiveBound {
+    double bound = 1.0;  // enters as the first step's and leaves as what the next would have had
+    double quantile = 0.5;
+    double rate = 0.2;
+    double lowest = 0.0, highest = 0.0;  // it stays within
+    NoiseStream* noise = nullptr;
+};
+
 // Differential privacy within the step (Abadi et al. 2016): the batch's gradients are clipped one by one and summed, the
 // sum is rounded to multiples of `grid`, integer noise is added, and all is divided by `expected_batch`, which is public.
 struct PrivateStep {
     Clipping clipping;
     double expected_batch = 1.0;
     NoiseStream* noise = nullptr;  // or null for none: clipping only
-    double grid = 1.0;
+    double grid = 1.0;             // with an adaptive bound, for a bound of 1: it scales with the bound
+    AdaptiveBound* adaptive = nullptr;  // or null: the clipping's bounds stay; else it has one, and starts from this
     // Where sampler is given, every row enters every step's batch by itself with probability sampling 2^-64 (Poisson
     // sampling), and the minibatches' order is not looked at. An empty batch makes a step like any other.
     ChaChaStream* sampler = nullptr;
