@@ -55,6 +55,9 @@ class Network:
     def parameter_count(self) -> int:
         """P, the length of the parameter buffer."""
     @property
+    def trained_count(self) -> int:
+        """How many of them are not frozen."""
+    @property
     def inputs(self) -> int:
         """I, the values of one example."""
     @property

@@ -369,6 +369,7 @@ void bind_network(py::module_& m) {
     py::class_<Network> cls(m, "Network", py::is_final());
     cls.def(py::init(&make_network), py::arg("shape"), py::arg("layers"), py::arg("loss"))
         .def_property_readonly("parameter_count", &Network::parameter_count)
+        .def_property_readonly("trained_count", &Network::trained_count)
         .def_property_readonly("inputs", &Network::inputs)
         .def_property_readonly("outputs", &Network::outputs)
         .def("shapes", &shapes)

@@ -33,6 +33,12 @@ Network::Network(std::vector<PlacedLayer> layers, Loss loss) : layers_(std::move
     }
 }
 
+std::size_t Network::trained_count() const noexcept {
+    std::size_t count = 0;
+    for (const Stretch& stretch : trained_) count += stretch.count;
+    return count;
+}
+
 // A layer in place overwrites its input. The first must not: the input is the caller's; nor one whose predecessor still
 // needs its own output to go back.
 bool Network::own_output(std::size_t l) const noexcept {

@@ -41,6 +41,7 @@ class Network {
 
     // What is not frozen, in order and joined where it touches.
     std::span<const Stretch> trained() const noexcept { return trained_; }
+    std::size_t trained_count() const noexcept;
     // The lowest layer with parameters that are trained, or the number of layers: nothing is passed back below it.
     std::size_t lowest_trained() const noexcept { return lowest_trained_; }
     bool trains(std::size_t l) const noexcept {

@@ -1,0 +1,168 @@
+"""Record-level private training: what it costs, what it computes, and that no example moves a sum past its bound."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from edge_runtime import _kernels
+from edge_runtime._kernels import seeded
+from edge_runtime.errors import LocalError
+from edge_runtime.privacy.dpsgd import WHOLE, AdaptiveClip, PrivateSgd, sum_inflation
+
+LAYERS = [{"type": "dense", "units": 5}, {"type": "tanh"}, {"type": "dense", "units": 3}]
+
+
+def problem(examples=200, seed=0):
+    net = _kernels.Network((4,), LAYERS, "softmax_cross_entropy")
+    rng = np.random.default_rng(seed)
+    params = (rng.standard_normal(net.parameter_count) * 0.5).astype(np.float32)
+    x = rng.standard_normal((examples, 4)).astype(np.float32)
+    return net, params, x, (x[:, 0] > 0).astype(np.int32) + (x[:, 1] > 0.5)
+
+
+def mechanism(**changes):
+    settings = {"clip_norm": 1.0, "parameters": 43, "examples": 200, "batch_size": 20} | changes
+    return PrivateSgd.for_epsilon(settings.pop("step_epsilon", 1.0), **settings)
+
+
+def rng():
+    return seeded.SeededRng(bytes(range(32)))
+
+
+@pytest.mark.parametrize("step_epsilon", [0.01, 0.5, 1.0, 8.0])
+def test_a_step_costs_no_more_than_asked_and_hardly_less(step_epsilon):
+    event = mechanism(step_epsilon=step_epsilon).event(steps=1, parameters=43)
+    assert 0.998 * step_epsilon < event.step_epsilon <= step_epsilon * (1 + 1e-12)
+
+
+def test_the_sensitivity_in_grid_steps_covers_clip_rounding_and_float_sums():
+    of = mechanism(clip_norm=3.0)
+    exact = Fraction(3) * Fraction(sum_inflation(of.most_rows, of.rows_at_once)) / Fraction(of.grid) + 43
+    assert exact <= of.levels
+
+
+def test_poisson_sampling_amplifies_and_steps_add_up():
+    event = mechanism().event(steps=100, parameters=43)
+    q = event.sampling / WHOLE
+    assert q == pytest.approx(0.1)
+    assert event.epsilon == pytest.approx(100 * math.log1p(q * math.expm1(event.step_epsilon)), rel=1e-9)
+    assert 0 < event.delta < 1e-12
+
+
+def test_a_batch_exceeds_its_bound_with_a_chance_that_delta_covers():
+    from math import comb
+
+    of = mechanism()
+    q = Fraction(of.sampling, WHOLE)
+    tail = sum(comb(200, k) * q**k * (1 - q) ** (200 - k) for k in range(of.most_rows + 1, 201))
+    assert 0 < tail < Fraction(1, 2**80)
+
+
+def replayed(net, params, x, y, of, *, steps, learning_rate):
+    """The documented steps in NumPy, from the same streams: the sampler's key comes first, then the noise's."""
+    twin = rng()
+    words = np.frombuffer(twin.bytes(8 * len(x) * steps), "<u8").reshape(steps, len(x))
+    noise = _kernels.discrete_laplace(twin, 512 * steps, of.log2_scale).reshape(steps, 512)  # a block a step
+    w, used = params.copy(), 0
+    for step in range(steps):
+        rows = np.flatnonzero(words[step] < np.uint64(of.sampling))
+        total = np.zeros(len(w))
+        for row in rows:  # each example's gradient by itself, clipped in float64
+            g = np.empty_like(w)
+            net.gradient(w, x[row : row + 1], y[row : row + 1], g, reproducible=True)
+            total += g.astype(float) * min(1, of.clip_norm / np.abs(g.astype(float)).sum())
+        noisy = np.round(total / of.grid) + noise[step, : len(w)] + 0.5
+        w = (w - np.float32(learning_rate) * (noisy * of.grid / of.expected_batch).astype(np.float32)).astype(
+            np.float32
+        )
+        used += len(rows)
+    return w, used
+
+
+def test_the_result_is_the_documented_arithmetic_on_the_same_draws():
+    net, params, x, y = problem()
+    of = mechanism(clip_norm=0.5)
+    want, used = replayed(net, params, x, y, of, steps=4, learning_rate=0.05)
+    trained, event = of.train(net, params, x, y, rng(), steps=4, learning_rate=0.05, reproducible=True)
+    assert used > 40
+    assert event.steps == 4
+    assert np.abs(want - params).max() > 0.005
+    np.testing.assert_allclose(trained, want, atol=2e-5)
+
+
+def test_batches_larger_than_what_goes_through_at_a_time_give_the_same():
+    net, params, x, y = problem(600)
+    of = mechanism(examples=600, batch_size=300)
+    assert of.rows_at_once == 64
+    want, _ = replayed(net, params, x, y, of, steps=2, learning_rate=0.05)
+    trained, _ = of.train(net, params, x, y, rng(), steps=2, learning_rate=0.05)
+    np.testing.assert_allclose(trained, want, atol=2e-5)
+
+
+def test_an_empty_batch_makes_a_step_of_noise_alone():
+    net, params, x, y = problem(1)
+    of = mechanism(examples=1, batch_size=1e-12)
+    trained, event = of.train(net, params, x, y, rng(), steps=5, learning_rate=0.1)
+    assert (trained != params).mean() > 0.9
+    assert event.epsilon < 1e-10
+
+
+def test_the_noise_has_the_scale_that_epsilon_asks_for():
+    net, params, x, y = problem(2)
+    of = mechanism(examples=2, batch_size=1e-9, step_epsilon=0.5, clip_norm=2.0)
+    moved = np.concatenate(
+        [of.train(net, params, x, y, _kernels.SystemRng(), steps=1, learning_rate=1e-9)[0] - params for _ in range(400)]
+    )
+    assert np.abs(moved).mean() == pytest.approx(2.0 / 0.5, rel=0.05)  # Laplace: E|X| = sensitivity / epsilon
+
+
+def test_the_adaptive_clip_settles_where_its_quantile_is():
+    net, params, x, y = problem(2000)
+    adaptive = AdaptiveClip(quantile=0.5, rate=0.3, log2_scale=2)
+    of = PrivateSgd.for_epsilon(1.0, clip_norm=100.0, parameters=43, examples=2000, batch_size=200, adaptive=adaptive)
+    told = net.train_privately(
+        params.copy(),
+        x,
+        y,
+        rng=rng(),
+        steps=60,
+        sampling=of.sampling,
+        expected_batch=of.expected_batch,
+        most_rows=of.most_rows,
+        clip=of.clip_norm,
+        norm="l1",
+        grid=of.grid,
+        log2_scale=of.log2_scale,
+        adaptive=(0.5, 0.3, 1e-3, 1e3, 2),
+        learning_rate=0.0,
+    )
+    norms = net.clipped_gradient(params, x, y, np.empty_like(params), bound=1.0, norm="l1")
+    assert 0.35 < (norms[0] <= told["clip"]).mean() < 0.65
+    plain = mechanism().event(steps=1, parameters=43)
+    assert of.event(steps=1, parameters=43).step_epsilon <= 1.0
+    assert of.event(steps=1, parameters=43).count == Fraction(1, 4)
+    assert plain.count == 0
+
+
+def test_data_that_leave_the_finite_numbers_are_the_owners_matter():
+    net, params, x, y = problem()
+    x[3, 1] = np.nan
+    with pytest.raises(LocalError, match="private training failed: x holds NaN"):
+        mechanism().train(net, params, x, y, rng(), steps=1, learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 0}, "want an expected batch of more than 0 and at most 200"),
+        ({"batch_size": 201}, "at most 200 examples; got 201"),
+        ({"step_epsilon": 1e-9, "parameters": 10**6}, "too small for 1000000 parameters"),
+        ({"step_epsilon": 0.01, "adaptive": AdaptiveClip(log2_scale=1)}, "raise its log2_scale"),
+        ({"step_epsilon": 1e9}, "protects nobody"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused_in_words(changes, words):
+    with pytest.raises(LocalError, match=words):
+        mechanism(**changes)
