@@ -93,7 +93,7 @@ double network_gradient(float* grad, const Network& net, const float* params, co
 // Per-example clipping: every example's gradient is scaled by min(1, bound / norm) before it is added.
 //
 // Layers whose gradient is an outer product give the norm without the gradient (Goodfellow 2015), and then add their
-// scaled rows in one product (Bu et al. 2022); the others' gradients are made one by one, B of them at a time.
+// scaled rows in one product (Bu et al. 2023); the others' gradients are made one by one, B of them at a time.
 struct Clipping {
     Norm norm = Norm::l2;
     // One bound for the whole gradient, or one for each layer that trains, from the lowest up.
