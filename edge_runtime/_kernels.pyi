@@ -185,7 +185,8 @@ class Network:
         clip: SupportsFloat | NDArray[np.float64],
         norm: Literal["l1", "l2"],
         grid: SupportsFloat,
-        log2_scale: SupportsIndex,
+        log2_scale: SupportsIndex | None = None,
+        sigma: SupportsIndex | None = None,
         adaptive: tuple[float, float, float, float, int] | None = None,
         learning_rate: SupportsFloat | NDArray[np.float32],
         optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
@@ -205,13 +206,13 @@ class Network:
         """Differentially private SGD (Abadi et al. 2016) with ``steps`` steps; ``params`` (P,) is updated in place.
 
         Each step takes every row of ``x`` by itself with probability ``sampling`` / 2**64 (at most ``most_rows``),
-        sums their clipped gradients, rounds the sum to multiples of ``grid``, adds discrete Laplace noise of
-        ``log2_scale`` on that grid to every trained parameter, and divides by ``expected_batch``; an empty batch is a
-        step like any other. Sampling and noise come from ``rng``. What the guarantee is for these numbers:
-        ``edge_runtime.privacy.dpsgd``, which is the way to call this.
+        sums their clipped gradients, rounds the sum to multiples of ``grid``, adds noise on that grid to every trained
+        parameter, discrete Laplace of ``log2_scale`` or discrete Gaussian of ``sigma``, and divides by
+        ``expected_batch``; an empty batch is a step like any other. Sampling and noise come from ``rng``. What the
+        guarantee is for these numbers: ``edge_runtime.privacy.dpsgd``, which is the way to call this.
 
-        ``adaptive`` (quantile, rate, lowest, highest, log2_scale) lets the bound follow a quantile of the norms (Andrew
-        et al. 2021) by a count with noise of that scale; ``grid`` is then that of a bound of 1.
+        ``adaptive`` (quantile, rate, lowest, highest, scale) lets the bound follow a quantile of the norms (Andrew et
+        al. 2021) by a count with the same kind of noise; ``grid`` is then that of a bound of 1.
 
         Returns loss (the mean), draws (rows used), within (of them within every bound), refused (of them without a
         finite gradient) and clip (the bound that a next step would have): all but the last depend on the data and are

@@ -1,10 +1,10 @@
 """Record-level privacy in local training: Poisson sampling, per-example clipping, integer noise (Abadi et al. 2016).
 
 Neighbouring relation: one example of the device's data added or removed. Every step takes each example by itself with
-probability q, sums the clipped gradients, rounds the sum once to an integer grid, adds exact discrete Laplace noise and
-divides by the public expected batch size; all of it happens in ``native/``. What a step's sum can change by is bounded
-in integers: the clipping norm, inflated by what summing in float32 can add, plus one grid step for each coordinate that
-rounding may move (Casacuberta et al. 2022 show what forgetting either costs).
+probability q, sums the clipped gradients, rounds the sum once to an integer grid, adds exact discrete noise (Laplace for
+a clip in L1, Gaussian for one in L2) and divides by the public expected batch size; all of it happens in ``native/``.
+What a step's sum can change by is bounded in integers: the clipping norm, inflated by what summing in float32 can add,
+plus what rounding can move (Casacuberta et al. 2022 show what forgetting either costs). docs/training.md has the proof.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import LocalError
-from edge_runtime.privacy.laplace import LN2_HIGH, LaplaceEvent, rounded_up
+from edge_runtime.privacy.laplace import LN2_HIGH, MAX_LEVELS, LaplaceEvent, rounded_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WHOLE = 1 << 64  # sampling probabilities count in units of 1 / WHOLE
 MOST_ROWS_CHANCE = 2.0**-80  # that a batch is larger than its bound
+MAX_SIGMA = 1 << 30  # of the native sampler
 _FINEST_SCALE = 30  # of the noise: the grid is refined no further to make rounding's share small
 
 
@@ -32,19 +33,24 @@ _FINEST_SCALE = 30  # of the noise: the grid is refined no further to make round
 class AdaptiveClip:
     """A bound that follows a quantile of the norms (Andrew et al. 2021), by a count with noise of its own.
 
-    Each step's count costs ``epsilon`` = ln 2 / 2^log2_scale on top of the sum's.
+    One example moves a step's count by one. Its noise is of the sum's kind: under Laplace ``scale`` is a log2_scale and
+    the count costs ln 2 / 2^scale, under Gaussian it is a sigma.
     """
 
     quantile: float = 0.5
     rate: float = 0.2
     lowest: float = 1e-3
     highest: float = 1e3
-    log2_scale: int = 3
+    scale: int = 3
 
-    @property
-    def levels(self) -> Fraction:
-        """The count's sensitivity over its noise's scale: one example moves it by one."""
-        return Fraction(1, 1 << self.log2_scale)
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Discrete Gaussian noise of ``sigma`` on sums of L2 sensitivity ``sensitivity``, both in grid steps."""
+
+    sensitivity: float
+    sigma: int
+    draws: int
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,41 @@ class SampledLaplaceEvent:
 
 
 @dataclass(frozen=True)
+class SampledGaussianEvent:
+    """A ledger entry: ``steps`` releases of L2 sensitivity ``sensitivity`` grid steps under discrete Gaussian noise of
+    ``sigma``, each of a batch that holds every example with probability sampling / 2^64.
+
+    A discrete Gaussian has the Renyi divergences of the continuous one at most (Canonne, Kamath & Steinke 2020,
+    Theorem 7). ``count_sigma`` is the noise of a count that goes with every step, 0 without one. ``draws`` counts the
+    noised numbers of one step, ``truncation`` bounds the chance that a batch was cut short.
+    """
+
+    sensitivity: float
+    sigma: int
+    sampling: int
+    steps: int
+    draws: int
+    count_sigma: int = 0
+    truncation: float = 0.0
+
+    @property
+    def noise_multiplier(self) -> float:
+        """sigma over sensitivity of one step, rounded down; with a count both together act as one Gaussian release of
+        z = (z_sum^-2 + z_count^-2)^(-1/2) (Andrew et al. 2021).
+        """
+        inverse_square = (self.sensitivity / self.sigma) ** 2
+        if self.count_sigma:
+            inverse_square += self.count_sigma**-2
+        return math.sqrt(1 / inverse_square) * (1 - 2.0**-45)
+
+
+@dataclass(frozen=True)
 class PrivateSgd:
     """How one device trains privately: everything that its guarantee depends on, and all of it public."""
 
     clip_norm: float
     grid: float  # of the sum, in the gradient's units; with an adaptive clip for a bound of 1
-    levels: int
-    log2_scale: int
+    noise: LaplaceEvent | GaussianNoise
     sampling: int  # in units of 2^-64
     expected_batch: float
     most_rows: int
@@ -109,24 +143,16 @@ class PrivateSgd:
         batch_size: float,
         adaptive: AdaptiveClip | None = None,
     ) -> PrivateSgd:
-        """Noise for which one step costs an example that is in its batch at most ``step_epsilon``.
+        """Clipping in L1 and Laplace noise for which one step costs an example that is in its batch at most
+        ``step_epsilon``.
 
         ``parameters`` counts those that train, ``batch_size`` is the expected one. The grid is as fine as it takes for
         rounding to cost under a thousandth. Raises LocalError for settings that cannot be met.
         """
-        if not 0 < batch_size <= examples:
-            raise LocalError(
-                f"want an expected batch of more than 0 and at most {examples} examples; got {batch_size:g}"
-            )
-        available = Fraction(step_epsilon) - (adaptive.levels * LN2_HIGH if adaptive else 0)
+        available = Fraction(step_epsilon) - (Fraction(1, 1 << adaptive.scale) * LN2_HIGH if adaptive else 0)
         if available <= 0:
-            raise LocalError(
-                f"the adaptive clip's count costs more than epsilon {step_epsilon:g}: raise its log2_scale"
-            )
-        sampling = min(round(Fraction(batch_size) / examples * WHOLE), WHOLE - 1)
-        most_rows = _most_rows(examples, sampling / WHOLE)
-        rows_at_once = min(most_rows, 64)
-        inflation = sum_inflation(most_rows, rows_at_once)
+            raise LocalError(f"the adaptive clip's count costs more than epsilon {step_epsilon:g}: raise its scale")
+        sampling = _Sampling.of(examples, batch_size)
         for log2_scale in range(4, _FINEST_SCALE + 1):
             levels = math.floor(available * (1 << log2_scale) / LN2_HIGH)
             if levels > 1024 * parameters or (log2_scale == _FINEST_SCALE and levels >= 16 + parameters):
@@ -136,18 +162,64 @@ class PrivateSgd:
                 f"epsilon {step_epsilon:g} a step is too small for {parameters} parameters: rounding alone would cost "
                 "more; train fewer parameters or spend more"
             )
-        if levels > 1 << 30:
+        if levels > MAX_LEVELS:
             raise LocalError(f"epsilon {step_epsilon:g} a step is too large: it protects nobody")
-        unit = 1.0 if adaptive else clip_norm
-        grid = math.nextafter(unit * inflation / (levels - parameters), math.inf)
-        return cls(clip_norm, grid, levels, log2_scale, sampling, batch_size, most_rows, rows_at_once, adaptive)
+        noise = LaplaceEvent(levels, log2_scale, parameters + (1 if adaptive else 0))
+        return cls._with(noise, levels - parameters, clip_norm, sampling, batch_size, adaptive)
 
-    def event(self, *, steps: int, parameters: int) -> SampledLaplaceEvent:
-        """What ``steps`` steps on ``parameters`` trained parameters cost."""
-        count = self.adaptive.levels if self.adaptive else Fraction(0)
-        draws = parameters + (1 if self.adaptive else 0)
-        step = LaplaceEvent(self.levels, self.log2_scale, draws)
-        return SampledLaplaceEvent(step, self.sampling, steps, count, MOST_ROWS_CHANCE)
+    @classmethod
+    def for_noise_multiplier(
+        cls,
+        noise_multiplier: float,
+        *,
+        clip_norm: float,
+        parameters: int,
+        examples: int,
+        batch_size: float,
+        adaptive: AdaptiveClip | None = None,
+    ) -> PrivateSgd:
+        """Clipping in L2 and Gaussian noise of at least ``noise_multiplier`` times what one example can change.
+
+        The rest as in ``for_epsilon``. Raises LocalError for settings that cannot be met.
+        """
+        if not 1e-3 <= noise_multiplier <= 1e3:
+            raise LocalError(f"want a noise multiplier in [0.001, 1000]; got {noise_multiplier:g}")
+        sampling = _Sampling.of(examples, batch_size)
+        rounding = math.sqrt(parameters) * (1 + 2.0**-45)
+        clipped = max(1024 * rounding, 65_536 / noise_multiplier)
+        sensitivity = (clipped + rounding) * (1 + 2.0**-45)
+        sigma = math.ceil(noise_multiplier * sensitivity)
+        if sigma > MAX_SIGMA:
+            raise LocalError(f"a noise multiplier of {noise_multiplier:g} is too large for {parameters} parameters")
+        noise = GaussianNoise(sensitivity, sigma, parameters + (1 if adaptive else 0))
+        return cls._with(noise, clipped, clip_norm, sampling, batch_size, adaptive)
+
+    @classmethod
+    def _with(
+        cls,
+        noise: LaplaceEvent | GaussianNoise,
+        clipped: float,
+        clip_norm: float,
+        sampling: _Sampling,
+        batch_size: float,
+        adaptive: AdaptiveClip | None,
+    ) -> PrivateSgd:
+        """The mechanism whose clipping bound, inflated, spans ``clipped`` steps of the grid."""
+        rows_at_once = min(sampling.most_rows, 64)
+        unit = (1.0 if adaptive else clip_norm) * sum_inflation(sampling.most_rows, rows_at_once)
+        grid = unit / clipped * (1 + 2.0**-45)
+        return cls(clip_norm, grid, noise, sampling.chance, batch_size, sampling.most_rows, rows_at_once, adaptive)
+
+    def event(self, *, steps: int) -> SampledLaplaceEvent | SampledGaussianEvent:
+        """What ``steps`` steps cost."""
+        scale = self.adaptive.scale if self.adaptive else None
+        if isinstance(self.noise, LaplaceEvent):
+            count = Fraction(0) if scale is None else Fraction(1, 1 << scale)
+            return SampledLaplaceEvent(self.noise, self.sampling, steps, count, MOST_ROWS_CHANCE)
+        of = self.noise
+        return SampledGaussianEvent(
+            of.sensitivity, of.sigma, self.sampling, steps, of.draws, scale or 0, MOST_ROWS_CHANCE
+        )
 
     def train(
         self,
@@ -159,7 +231,7 @@ class PrivateSgd:
         *,
         steps: int,
         **settings: Any,
-    ) -> tuple[NDArray[np.float32], SampledLaplaceEvent]:
+    ) -> tuple[NDArray[np.float32], SampledLaplaceEvent | SampledGaussianEvent]:
         """The parameters after ``steps`` private steps from ``params`` (P,), and what they cost.
 
         ``settings`` are ``Network.train_privately``'s: learning_rate, optimizer and so on. Raises LocalError where the
@@ -178,22 +250,26 @@ class PrivateSgd:
                 expected_batch=self.expected_batch,
                 most_rows=self.most_rows,
                 clip=self.clip_norm,
-                norm="l1",
                 grid=self.grid,
-                log2_scale=self.log2_scale,
+                **self._noise(),
                 rows=self.rows_at_once,
                 adaptive=self._adaptive(),
                 **settings,
             )
         except ValueError as fault:
             raise LocalError(f"private training failed: {fault}") from None
-        return trained, self.event(steps=steps, parameters=net.trained_count)
+        return trained, self.event(steps=steps)
+
+    def _noise(self) -> dict[str, Any]:
+        if isinstance(self.noise, LaplaceEvent):
+            return {"norm": "l1", "log2_scale": self.noise.log2_scale}
+        return {"norm": "l2", "sigma": self.noise.sigma}
 
     def _adaptive(self) -> tuple[float, float, float, float, int] | None:
         if self.adaptive is None:
             return None
         of = self.adaptive
-        return of.quantile, of.rate, of.lowest, of.highest, of.log2_scale
+        return of.quantile, of.rate, of.lowest, of.highest, of.scale
 
 
 def sum_inflation(most_rows: int, rows_at_once: int) -> float:
@@ -207,6 +283,21 @@ def sum_inflation(most_rows: int, rows_at_once: int) -> float:
     n = rows_at_once + 2
     gamma = n * 2.0**-24 / (1 - n * 2.0**-24)
     return (1 + 2.0**-30) * (1 + 2 * most_rows * (gamma + 2.0**-49))
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    chance: int  # in units of 2^-64
+    most_rows: int
+
+    @classmethod
+    def of(cls, examples: int, batch_size: float) -> _Sampling:
+        if not 0 < batch_size <= examples:
+            raise LocalError(
+                f"want an expected batch of more than 0 and at most {examples} examples; got {batch_size:g}"
+            )
+        chance = min(round(Fraction(batch_size) / examples * WHOLE), WHOLE - 1)
+        return cls(chance, _most_rows(examples, chance / WHOLE))
 
 
 def _most_rows(examples: int, q: float) -> int:

@@ -170,23 +170,20 @@ double train_in_place(const Network& net, py::handle params_, py::handle x_, py:
                : run<std::int32_t>(params, net, x, targets, order, batch, options, step);
 }
 
-// (quantile, rate, lowest, highest, log2_scale) of an adaptive bound.
-py::sequence five(py::handle arg) {
-    if (!py::isinstance<py::sequence>(arg) || py::len(arg) != 5) {
-        throw py::value_error("want adaptive (quantile, rate, lowest, highest, log2_scale); got " +
-                              py::repr(arg).cast<std::string>());
+// Noise of the scale that one of the two arguments gives: log2_scale of discrete Laplace, or sigma of the Gaussian.
+std::unique_ptr<NoiseStream> noise_of(ChaChaStream& rng, py::handle log2_scale, py::handle sigma) {
+    if (log2_scale.is_none() == sigma.is_none()) throw py::value_error("want one of log2_scale and sigma");
+    if (!sigma.is_none()) {
+        return std::make_unique<GaussianStream>(rng, integer_arg(sigma, "sigma", 1, max_sigma));
     }
-    return arg.cast<py::sequence>();
+    return std::make_unique<LaplaceStream>(
+        rng, static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_log2_scale)));
 }
 
-unsigned count_scale(py::handle arg) {
-    return static_cast<unsigned>(count_arg(five(arg)[4], "log2_scale of adaptive", 0, max_log2_scale));
-}
-
-AdaptiveBound adaptive_of(py::handle arg) {
+// (quantile, rate, lowest, highest, scale) of an adaptive bound; the scale is of the sum's kind of noise.
+AdaptiveBound adaptive_of(const py::sequence& of) {
+    if (of.size() != 5) throw py::value_error("want adaptive (quantile, rate, lowest, highest, scale)");
     AdaptiveBound adaptive;
-    if (arg.is_none()) return adaptive;
-    const py::sequence of = five(arg);
     adaptive.quantile =
         real_arg(of[0], "quantile of adaptive", "in [0, 1]", [](double v) { return v >= 0.0 && v <= 1.0; });
     adaptive.rate = real_arg(of[1], "rate of adaptive", "in (0, 10]", [](double v) { return v > 0.0 && v <= 10.0; });
@@ -201,7 +198,7 @@ template <class Rng>
 py::dict train_privately(const Network& net, py::handle params_, py::handle x_, py::handle y_, Rng& rng,
                          py::handle steps_, py::handle sampling, py::handle expected_batch, py::handle most_rows,
                          py::handle clip, const std::string& norm, py::handle grid, py::handle log2_scale,
-                         py::handle adaptive_, py::object learning_rate, py::object optimizer, py::object momentum, py::object nesterov,
+                         py::handle sigma, py::object adaptive_, py::object learning_rate, py::object optimizer, py::object momentum, py::object nesterov,
                          py::object weight_decay, py::object beta1, py::object beta2, py::object epsilon,
                          py::object proximal, py::object anchor, py::object correction, py::object dropout_key,
                          py::object rows, bool reproducible) {
@@ -232,21 +229,25 @@ py::dict train_privately(const Network& net, py::handle params_, py::handle x_, 
         throw py::value_error("want grid of at least 2**-50 of what a batch may sum to; got " +
                               py::repr(grid).cast<std::string>());
     }
-    const auto m = static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_log2_scale));
     const Options options{optimizer, learning_rate, momentum, nesterov,   weight_decay, beta1, beta2,
                           epsilon,   proximal,      anchor,   correction, dropout_key,  rows,  reproducible};
     Prepared at(net, options, privacy.most_rows, privacy.steps);
     at.training.privacy = &privacy;
     ChaChaStream sampler(rng.stream_key().bytes), noise_stream(rng.stream_key().bytes);
-    LaplaceStream noise(noise_stream, m);
+    const auto noise = noise_of(noise_stream, log2_scale, sigma);
     privacy.sampler = &sampler;
-    privacy.noise = &noise;
-    AdaptiveBound adaptive = adaptive_of(adaptive_);
-    LaplaceStream count_noise(noise_stream, adaptive_.is_none() ? 0 : count_scale(adaptive_));
+    privacy.noise = noise.get();
+    AdaptiveBound adaptive;
+    std::unique_ptr<NoiseStream> count_noise;
     if (!adaptive_.is_none()) {
         if (bounds.size() != 1) throw py::value_error("an adaptive bound is one for the whole gradient");
+        if (!py::isinstance<py::sequence>(adaptive_)) throw py::type_error("want adaptive a tuple");
+        const auto of = adaptive_.cast<py::sequence>();
+        adaptive = adaptive_of(of);
         adaptive.bound = std::clamp(bounds.front(), adaptive.lowest, adaptive.highest);
-        adaptive.noise = &count_noise;
+        const py::object scale = of[4];
+        count_noise = sigma.is_none() ? noise_of(noise_stream, scale, py::none()) : noise_of(noise_stream, py::none(), scale);
+        adaptive.noise = count_noise.get();
         privacy.adaptive = &adaptive;
     }
     const auto memory = workspace(train_workspace_size(net, at.training, N), at.training.rows);
@@ -302,8 +303,8 @@ void bind_training(py::class_<Network>& cls) {
         with_options([&](auto... options) {
             cls.def("train_privately", function, py::arg("params"), py::arg("x"), py::arg("y"), py::kw_only(),
                     py::arg("rng"), py::arg("steps"), py::arg("sampling"), py::arg("expected_batch"),
-                    py::arg("most_rows"), py::arg("clip"), py::arg("norm"), py::arg("grid"), py::arg("log2_scale"),
-                    py::arg("adaptive") = py::none(), options...);
+                    py::arg("most_rows"), py::arg("clip"), py::arg("norm"), py::arg("grid"), py::arg("log2_scale") = py::none(),
+                    py::arg("sigma") = py::none(), py::arg("adaptive") = py::none(), options...);
         });
     };
     private_training(&train_privately<SystemRng>);

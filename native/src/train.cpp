@@ -3,15 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "fedge/noise.hpp"
 #include "fedge/reduce.hpp"
 #include "fedge/workspace.hpp"
 #include "kernels.hpp"
 
 namespace fedge {
-
-void LaplaceStream::draw(std::int64_t* out, std::size_t n) noexcept { discrete_laplace(out, rng_, n, log2_scale_); }
-
 namespace {
 
 constexpr std::size_t draws_at_once = 4096;
@@ -23,6 +19,7 @@ struct Buffers {
     float* values;
     double* total;        // (P) sums of more rows than go through at a time, before noise
     std::int64_t* noise;  // (draws_at_once)
+    std::int32_t* narrow_noise;
     std::int64_t* rows;   // (N) of a sampled batch
     std::byte* network;
 };
@@ -40,6 +37,7 @@ Buffers carve(Arena& arena, const Network& net, const Training& training, std::s
     const bool noisy = dp && training.privacy->noise != nullptr;
     at.total = arena.take<double>(noisy ? P : 0);
     at.noise = arena.take<std::int64_t>(noisy ? draws_at_once : 0);
+    at.narrow_noise = arena.take<std::int32_t>(noisy ? draws_at_once : 0);
     at.rows = arena.take<std::int64_t>(dp && training.privacy->sampler != nullptr ? N : 0);
     at.network =
         arena.take<std::byte>(dp ? clipped_workspace_size(net, B) : gradient_workspace_size(net, B));
@@ -64,8 +62,8 @@ std::size_t sample(std::int64_t* rows, const PrivateStep& privacy, std::size_t N
 
 // g = (round(sum / grid) + noise) grid / expected_batch, for one stretch. Rounding adds and takes away 1.5 * 2^52, where
 // doubles are whole numbers; |sum / grid| stays far below.
-template <class Sum>
-void add_noise(float* g, const Sum* sum, double grid, std::int64_t* noise, const PrivateStep& privacy,
+template <class Draw, class Sum>
+void add_draws(float* g, const Sum* sum, double grid, Draw* noise, const PrivateStep& privacy,
                std::size_t n) noexcept {
     constexpr double whole = 0x1.8p52;
     const double levels = 1.0 / grid, step = grid / privacy.expected_batch, center = privacy.noise->center();
@@ -79,6 +77,16 @@ void add_noise(float* g, const Sum* sum, double grid, std::int64_t* noise, const
         }
     }
     wipe(noise, draws_at_once * sizeof *noise);
+}
+
+template <class Sum>
+void add_noise(float* g, const Sum* sum, double grid, const Buffers& at, const PrivateStep& privacy,
+               std::size_t n) noexcept {
+    if (privacy.noise->narrow()) {
+        add_draws(g, sum, grid, at.narrow_noise, privacy, n);
+    } else {
+        add_draws(g, sum, grid, at.noise, privacy, n);
+    }
 }
 
 void follow_quantile(AdaptiveBound& adaptive, std::uint64_t within, double expected_batch) noexcept {
@@ -163,9 +171,9 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
         if (adaptive != nullptr) follow_quantile(*adaptive, within, privacy->expected_batch);
         each_stretch([&](std::size_t at_, std::size_t n) {
             if (in_pieces) {
-                add_noise(at.g + at_, at.total + at_, grid, at.noise, *privacy, n);
+                add_noise(at.g + at_, at.total + at_, grid, at, *privacy, n);
             } else if (noisy) {
-                add_noise(at.g + at_, at.g + at_, grid, at.noise, *privacy, n);
+                add_noise(at.g + at_, at.g + at_, grid, at, *privacy, n);
             } else if (privacy != nullptr) {
                 const auto share = static_cast<float>(1.0 / privacy->expected_batch);
                 for (std::size_t i = at_; i < at_ + n; ++i) at.g[i] *= share;

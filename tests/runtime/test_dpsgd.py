@@ -33,18 +33,18 @@ def rng():
 
 @pytest.mark.parametrize("step_epsilon", [0.01, 0.5, 1.0, 8.0])
 def test_a_step_costs_no_more_than_asked_and_hardly_less(step_epsilon):
-    event = mechanism(step_epsilon=step_epsilon).event(steps=1, parameters=43)
+    event = mechanism(step_epsilon=step_epsilon).event(steps=1)
     assert 0.998 * step_epsilon < event.step_epsilon <= step_epsilon * (1 + 1e-12)
 
 
 def test_the_sensitivity_in_grid_steps_covers_clip_rounding_and_float_sums():
     of = mechanism(clip_norm=3.0)
     exact = Fraction(3) * Fraction(sum_inflation(of.most_rows, of.rows_at_once)) / Fraction(of.grid) + 43
-    assert exact <= of.levels
+    assert exact <= of.noise.levels
 
 
 def test_poisson_sampling_amplifies_and_steps_add_up():
-    event = mechanism().event(steps=100, parameters=43)
+    event = mechanism().event(steps=100)
     q = event.sampling / WHOLE
     assert q == pytest.approx(0.1)
     assert event.epsilon == pytest.approx(100 * math.log1p(q * math.expm1(event.step_epsilon)), rel=1e-9)
@@ -64,7 +64,7 @@ def replayed(net, params, x, y, of, *, steps, learning_rate):
     """The documented steps in NumPy, from the same streams: the sampler's key comes first, then the noise's."""
     twin = rng()
     words = np.frombuffer(twin.bytes(8 * len(x) * steps), "<u8").reshape(steps, len(x))
-    noise = _kernels.discrete_laplace(twin, 512 * steps, of.log2_scale).reshape(steps, 512)  # a block a step
+    noise = _kernels.discrete_laplace(twin, 512 * steps, of.noise.log2_scale).reshape(steps, 512)  # a block a step
     w, used = params.copy(), 0
     for step in range(steps):
         rows = np.flatnonzero(words[step] < np.uint64(of.sampling))
@@ -118,9 +118,38 @@ def test_the_noise_has_the_scale_that_epsilon_asks_for():
     assert np.abs(moved).mean() == pytest.approx(2.0 / 0.5, rel=0.05)  # Laplace: E|X| = sensitivity / epsilon
 
 
+def gaussian(**changes):
+    settings = {"clip_norm": 1.0, "parameters": 43, "examples": 200, "batch_size": 20} | changes
+    return PrivateSgd.for_noise_multiplier(settings.pop("noise_multiplier", 1.1), **settings)
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.3, 1.1, 20.0])
+def test_gaussian_noise_is_what_was_asked_times_what_an_example_can_change(noise_multiplier):
+    of = gaussian(noise_multiplier=noise_multiplier, clip_norm=2.0)
+    change = 2.0 * sum_inflation(of.most_rows, of.rows_at_once) / of.grid + math.sqrt(43)
+    assert change <= of.noise.sensitivity
+    event = of.event(steps=7)
+    assert noise_multiplier * (1 - 1e-9) <= event.noise_multiplier < noise_multiplier * 1.002
+    net, params, x, y = problem(2)
+    blank = gaussian(noise_multiplier=noise_multiplier, clip_norm=2.0, examples=2, batch_size=1e-9)
+    moved = np.concatenate(
+        [
+            blank.train(net, params, x, y, _kernels.SystemRng(), steps=1, learning_rate=1e-9)[0] - params
+            for _ in range(300)
+        ]
+    )
+    assert moved.std() == pytest.approx(2.0 * noise_multiplier, rel=0.05)
+
+
+def test_a_count_beside_the_sum_lowers_the_noise_multiplier_by_the_published_rule():
+    event = gaussian(adaptive=AdaptiveClip(scale=5)).event(steps=1)
+    alone = gaussian().event(steps=1).noise_multiplier
+    assert event.noise_multiplier == pytest.approx((alone**-2 + 5.0**-2) ** -0.5, rel=1e-6)
+
+
 def test_the_adaptive_clip_settles_where_its_quantile_is():
     net, params, x, y = problem(2000)
-    adaptive = AdaptiveClip(quantile=0.5, rate=0.3, log2_scale=2)
+    adaptive = AdaptiveClip(quantile=0.5, rate=0.3, scale=2)
     of = PrivateSgd.for_epsilon(1.0, clip_norm=100.0, parameters=43, examples=2000, batch_size=200, adaptive=adaptive)
     told = net.train_privately(
         params.copy(),
@@ -134,15 +163,15 @@ def test_the_adaptive_clip_settles_where_its_quantile_is():
         clip=of.clip_norm,
         norm="l1",
         grid=of.grid,
-        log2_scale=of.log2_scale,
+        log2_scale=of.noise.log2_scale,
         adaptive=(0.5, 0.3, 1e-3, 1e3, 2),
         learning_rate=0.0,
     )
     norms = net.clipped_gradient(params, x, y, np.empty_like(params), bound=1.0, norm="l1")
     assert 0.35 < (norms[0] <= told["clip"]).mean() < 0.65
-    plain = mechanism().event(steps=1, parameters=43)
-    assert of.event(steps=1, parameters=43).step_epsilon <= 1.0
-    assert of.event(steps=1, parameters=43).count == Fraction(1, 4)
+    plain = mechanism().event(steps=1)
+    assert of.event(steps=1).step_epsilon <= 1.0
+    assert of.event(steps=1).count == Fraction(1, 4)
     assert plain.count == 0
 
 
@@ -153,13 +182,27 @@ def test_data_that_leave_the_finite_numbers_are_the_owners_matter():
         mechanism().train(net, params, x, y, rng(), steps=1, learning_rate=0.1)
 
 
+def test_gaussian_training_in_l2_learns():
+    net, params, x, y = problem(2000)
+    of = gaussian(examples=2000, batch_size=100, clip_norm=1.0, noise_multiplier=0.8)
+    trained, event = of.train(net, params, x, y, rng(), steps=200, learning_rate=0.3)
+    assert event.steps == 200
+    assert net.loss(trained, x, y) < 0.75 * net.loss(params, x, y)
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.0, float("nan"), 1e4])
+def test_noise_multipliers_that_make_no_sense_are_refused(noise_multiplier):
+    with pytest.raises(LocalError, match="want a noise multiplier in"):
+        gaussian(noise_multiplier=noise_multiplier)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"batch_size": 0}, "want an expected batch of more than 0 and at most 200"),
         ({"batch_size": 201}, "at most 200 examples; got 201"),
         ({"step_epsilon": 1e-9, "parameters": 10**6}, "too small for 1000000 parameters"),
-        ({"step_epsilon": 0.01, "adaptive": AdaptiveClip(log2_scale=1)}, "raise its log2_scale"),
+        ({"step_epsilon": 0.01, "adaptive": AdaptiveClip(scale=1)}, "raise its scale"),
         ({"step_epsilon": 1e9}, "protects nobody"),
     ],
 )

@@ -6,24 +6,29 @@
 
 #include "fedge/csprng.hpp"
 #include "fedge/network.hpp"
+#include "fedge/noise.hpp"
 #include "fedge/optimizer.hpp"
 
 namespace fedge {
 
-// Integer noise to add to sums on a grid. Symmetric about `center` (of one grid step).
+// Integer noise to add to sums on a grid, symmetric about `center` (in steps of the grid).
 class NoiseStream {
   public:
     virtual ~NoiseStream() = default;
-    // out (n) = the next draws.
+    // out (n) = the next draws; as int32 where they are narrow.
     virtual void draw(std::int64_t* out, std::size_t n) noexcept = 0;
+    virtual void draw(std::int32_t* out, std::size_t n) noexcept = 0;
+    virtual bool narrow() const noexcept = 0;
     virtual double center() const noexcept = 0;
 };
 
-// Discrete Laplace of noise.hpp.
+// discrete_laplace of noise.hpp.
 class LaplaceStream final : public NoiseStream {
   public:
     LaplaceStream(ChaChaStream& rng, unsigned log2_scale) noexcept : rng_(rng), log2_scale_(log2_scale) {}
-    void draw(std::int64_t* out, std::size_t n) noexcept override;
+    void draw(std::int64_t* out, std::size_t n) noexcept override { discrete_laplace(out, rng_, n, log2_scale_); }
+    void draw(std::int32_t* out, std::size_t n) noexcept override { discrete_laplace(out, rng_, n, log2_scale_); }
+    bool narrow() const noexcept override { return log2_scale_ <= max_log2_scale_32; }
     double center() const noexcept override { return -0.5; }
 
   private:
@@ -31,9 +36,23 @@ class LaplaceStream final : public NoiseStream {
     unsigned log2_scale_;
 };
 
+// discrete_gaussian of noise.hpp.
+class GaussianStream final : public NoiseStream {
+  public:
+    GaussianStream(ChaChaStream& rng, std::int64_t sigma) noexcept : rng_(rng), sigma_(sigma) {}
+    void draw(std::int64_t* out, std::size_t n) noexcept override { discrete_gaussian(out, rng_, n, sigma_); }
+    void draw(std::int32_t* out, std::size_t n) noexcept override { discrete_gaussian(out, rng_, n, sigma_); }
+    bool narrow() const noexcept override { return sigma_ <= max_sigma_32; }
+    double center() const noexcept override { return 0.0; }
+
+  private:
+    ChaChaStream& rng_;
+    std::int64_t sigma_;
+};
+
 // A clipping bound that follows a quantile of the norms (Andrew et al. 2021): after every step
 //   bound *= exp(-rate (within / expected_batch - quantile)),
-// where `within`, the number of examples within the bound, has discrete Laplace noise of its own.
+// where `within`, the number of examples within the bound, has noise of its own.
 struct AdaptiveBound {
     double bound = 1.0;  // enters as the first step's and leaves as what the next would have had
     double quantile = 0.5;
