@@ -1,8 +1,8 @@
 """Record-level privacy in local training: Poisson sampling, per-example clipping, integer noise (Abadi et al. 2016).
 
 Neighbouring relation: one example of the device's data added or removed. Every step takes each example by itself with
-probability q, sums the clipped gradients, rounds the sum once to an integer grid, adds exact discrete noise (Laplace for
-a clip in L1, Gaussian for one in L2) and divides by the public expected batch size; all of it happens in ``native/``.
+probability q, sums the clipped gradients, rounds the sum once to an integer grid, adds exact discrete noise (Laplace
+for a clip in L1, Gaussian for one in L2) and divides by the public expected batch size; all of it in ``native/``.
 What a step's sum can change by is bounded in integers: the clipping norm, inflated by what summing in float32 can add,
 plus what rounding can move (Casacuberta et al. 2022 show what forgetting either costs). docs/training.md has the proof.
 """
