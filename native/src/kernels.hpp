@@ -50,10 +50,41 @@ struct Product {
     std::size_t b_row, c_row;
 };
 
+// An optimizer's step with its constants worked out, see optimizer.hpp for what it does.
+struct Descent {
+    const float* anchor;      // (n), or null where the objective has no proximal term
+    const float* correction;  // (n), or null for zero
+    float proximal, decay, rate;
+    float momentum;
+    bool nesterov;
+    // For adam: the shares of the new in the averages and of the old in the second, 1 / sqrt(1 - beta2^step), and what
+    // the weights are multiplied with first. `rate` has 1 / (1 - beta1^step) in it.
+    float mean_gain, square_keep, square_gain, square_unbias, epsilon, shrink;
+};
+
 // What training works with: two tables a set where it has fused multiply-add, see arithmetic.hpp.
 struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
     void (*multiply)(float* c, const float* a, const float* b, const float* start, const Product& shape) noexcept;
+
+    // In place on y (n). wide/math.hpp says how exact they are. NaN stays NaN in all of them.
+    void (*exp)(float* y, std::size_t n) noexcept;
+    void (*log)(float* y, std::size_t n) noexcept;
+    void (*relu)(float* y, std::size_t n) noexcept;
+    void (*tanh)(float* y, std::size_t n) noexcept;
+    void (*sigmoid)(float* y, std::size_t n) noexcept;
+    void (*softplus)(float* y, std::size_t n) noexcept;
+
+    // dy (n) *= the activation's derivative, from its own output y (n).
+    void (*relu_slope)(float* dy, const float* y, std::size_t n) noexcept;
+    void (*tanh_slope)(float* dy, const float* y, std::size_t n) noexcept;
+    void (*sigmoid_slope)(float* dy, const float* y, std::size_t n) noexcept;
+    void (*softplus_slope)(float* dy, const float* y, std::size_t n) noexcept;
+
+    // One step on w (n) from its gradient g (n), which leaves holding the objective's direction. velocity (n) may be
+    // null: no momentum then.
+    void (*sgd)(float* w, float* g, float* velocity, std::size_t n, const Descent& step) noexcept;
+    void (*adam)(float* w, float* g, float* mean, float* square, std::size_t n, const Descent& step) noexcept;
 };
 
 extern const Kernels baseline_kernels;

@@ -1,44 +1,170 @@
 #include "fedge/loss.hpp"
 
+#include <algorithm>
 #include <cmath>
 
-namespace fedge {
+#include "kernels.hpp"
 
-double softmax_cross_entropy(float* dlogits, const float* logits, const std::int32_t* labels, float scale,
-                             std::size_t B, std::size_t O) noexcept {
+namespace fedge {
+namespace {
+
+// Numbers on the stack at a time.
+constexpr std::size_t block = 512;
+
+// The sum over i < n of term(i) in double, in eight interleaved parts where there are so many.
+template <class Term>
+double sum_of(std::size_t n, Term term) noexcept {
+    double part[8] = {};
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (std::size_t lane = 0; lane < 8; ++lane) part[lane] += term(i + lane);
+    }
+    double sum = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+    for (; i < n; ++i) sum += term(i);
+    return sum;
+}
+
+// NaN only where it comes first; wherever else it stands it comes back in the exponentials.
+float largest(const float* z, std::size_t n) noexcept {
+    float top = z[0];
+    for (std::size_t i = 1; i < n; ++i) top = z[i] > top ? z[i] : top;
+    return top;
+}
+
+// e (n) = exp(z - top). Overwrites e.
+void exponentials(float* e, const float* z, float top, std::size_t n) noexcept {
+    for (std::size_t i = 0; i < n; ++i) e[i] = z[i] - top;
+}
+
+float sum_in_order(float sum, const float* e, std::size_t n) noexcept {
+    for (std::size_t i = 0; i < n; ++i) sum += e[i];
+    return sum;
+}
+
+// With the largest logit taken off, every exponential is at most one and one of them is exactly one: the sum lies in
+// [1, O] and its logarithm is never taken of zero.
+double softmax_cross_entropy(float* dy, const float* y, const std::int32_t* labels, const float* weights, float scale,
+                             std::size_t B, std::size_t O, const FloatKernels& kernels) noexcept {
+    float room[block], sum[block], top[block];
+    // As many rows at a time as there is room for their exponentials; without dy, a wide row goes in pieces.
+    const std::size_t rows = std::clamp<std::size_t>((dy != nullptr ? 8 * block : block) / O, 1, block);
     double loss = 0.0;
-    for (std::size_t b = 0; b < B; ++b) {
-        const float* z = logits + b * O;
-        const auto label = static_cast<std::size_t>(labels[b]);
-        float top = z[0];
-        for (std::size_t o = 1; o < O; ++o) top = z[o] > top ? z[o] : top;
-        // With the largest logit taken off, every exponential is at most one and one of them is exactly one: the sum
-        // lies in [1, O] and its logarithm is never taken of zero.
-        double sum = 0.0;
-        for (std::size_t o = 0; o < O; ++o) {
-            const float e = std::exp(z[o] - top);
-            if (dlogits != nullptr) dlogits[b * O + o] = e;
-            sum += static_cast<double>(e);
+    for (std::size_t first = 0; first < B; first += rows) {
+        const std::size_t count = std::min(rows, B - first);
+        const float* const z = y + first * O;
+        for (std::size_t b = 0; b < count; ++b) top[b] = largest(z + b * O, O);
+        if (dy != nullptr || count * O <= block) {
+            float* const e = dy != nullptr ? dy + first * O : room;
+            for (std::size_t b = 0; b < count; ++b) exponentials(e + b * O, z + b * O, top[b], O);
+            kernels.exp(e, count * O);
+            for (std::size_t b = 0; b < count; ++b) sum[b] = sum_in_order(0.0F, e + b * O, O);
+        } else {
+            sum[0] = 0.0F;
+            for (std::size_t o = 0; o < O; o += block) {
+                const std::size_t n = std::min(block, O - o);
+                exponentials(room, z + o, top[0], n);
+                kernels.exp(room, n);
+                sum[0] = sum_in_order(sum[0], room, n);
+            }
         }
-        loss += std::log(sum) - (static_cast<double>(z[label]) - static_cast<double>(top));
-        if (dlogits == nullptr) continue;
-        const auto inverse = static_cast<float>(static_cast<double>(scale) / sum);
-        for (std::size_t o = 0; o < O; ++o) dlogits[b * O + o] *= inverse;
-        dlogits[b * O + label] -= scale;
+        for (std::size_t b = 0; b < count && dy != nullptr; ++b) {
+            const auto label = static_cast<std::size_t>(labels[first + b]);
+            float* const row = dy + (first + b) * O;
+            const float weight = weights != nullptr ? scale * weights[label] : scale;
+            const float share = weight / sum[b];
+            for (std::size_t o = 0; o < O; ++o) row[o] *= share;
+            row[label] -= weight;
+        }
+        kernels.log(sum, count);
+        for (std::size_t b = 0; b < count; ++b) {
+            const auto label = static_cast<std::size_t>(labels[first + b]);
+            const double weight = weights != nullptr ? static_cast<double>(weights[label]) : 1.0;
+            const double below = static_cast<double>(top[b]) - static_cast<double>(z[b * O + label]);
+            loss += weight * (static_cast<double>(sum[b]) + below);
+        }
     }
     return loss;
 }
 
-double squared_error(float* dy, const float* y, const float* target, float scale, std::size_t B,
-                     std::size_t O) noexcept {
-    double sum = 0.0;
-    const float slope = 2.0F * scale / static_cast<float>(O);
-    for (std::size_t i = 0; i < B * O; ++i) {
-        const float error = y[i] - target[i];
-        sum += static_cast<double>(error) * static_cast<double>(error);
-        if (dy != nullptr) dy[i] = slope * error;
+// log(1 + e^y) - t y = max(y, 0) - t y + log(1 + e^-|y|): the last is at most log 2, the first two are exact enough in
+// double. Returns the sum over n; overwrites dy with slope (sigmoid(y) - t).
+double binary_cross_entropy(float* dy, const float* y, const float* t, float slope, std::size_t n,
+                            const FloatKernels& kernels) noexcept {
+    float rest[block];
+    double loss = 0.0;
+    for (std::size_t first = 0; first < n; first += block) {
+        const std::size_t count = std::min(block, n - first);
+        const float *const logit = y + first, *const want = t + first;
+        for (std::size_t i = 0; i < count; ++i) rest[i] = -std::fabs(logit[i]);
+        kernels.softplus(rest, count);
+        loss += sum_of(count, [=, &rest](std::size_t i) {
+            const double v = static_cast<double>(logit[i]);
+            return (v < 0.0 ? 0.0 : v) - static_cast<double>(want[i]) * v + static_cast<double>(rest[i]);
+        });
+        if (dy == nullptr) continue;
+        float* const out = dy + first;
+        std::copy_n(logit, count, out);
+        kernels.sigmoid(out, count);
+        for (std::size_t i = 0; i < count; ++i) out[i] = slope * (out[i] - want[i]);
     }
-    return sum / static_cast<double>(O);
+    return loss;
+}
+
+double squared_error(float* dy, const float* y, const float* t, float slope, std::size_t n) noexcept {
+    if (dy != nullptr) {
+        for (std::size_t i = 0; i < n; ++i) dy[i] = slope * (y[i] - t[i]);
+    }
+    return sum_of(n, [=](std::size_t i) {
+        const double e = static_cast<double>(y[i]) - static_cast<double>(t[i]);
+        return e * e;
+    });
+}
+
+double huber(float* dy, const float* y, const float* t, float slope, std::size_t n, float delta) noexcept {
+    if (dy != nullptr) {
+        for (std::size_t i = 0; i < n; ++i) {
+            const float e = y[i] - t[i], below = e > delta ? delta : e;  // NaN stays
+            dy[i] = slope * (below < -delta ? -delta : below);
+        }
+    }
+    return sum_of(n, [=, bound = static_cast<double>(delta)](std::size_t i) {
+        const double e = std::fabs(static_cast<double>(y[i]) - static_cast<double>(t[i]));
+        return e <= bound ? 0.5 * e * e : bound * (e - 0.5 * bound);
+    });
+}
+
+double hinge(float* dy, const float* y, const float* t, float slope, std::size_t n) noexcept {
+    if (dy != nullptr) {
+        for (std::size_t i = 0; i < n; ++i) {
+            const float margin = 1.0F - t[i] * y[i];
+            dy[i] = margin > 0.0F ? -slope * t[i] : (margin <= 0.0F ? 0.0F : margin);
+        }
+    }
+    return sum_of(n, [=](std::size_t i) {
+        const double margin = 1.0 - static_cast<double>(t[i]) * static_cast<double>(y[i]);
+        return margin <= 0.0 ? 0.0 : margin;
+    });
+}
+
+}  // namespace
+
+double loss_and_slope(float* dy, const float* y, Targets targets, float scale, std::size_t B, std::size_t O,
+                      const Loss& loss, const FloatKernels& kernels) noexcept {
+    const std::size_t n = B * O;
+    const float slope = scale / static_cast<float>(O);
+    const double outputs = static_cast<double>(O);
+    switch (loss.kind) {
+        case LossKind::softmax_cross_entropy: {
+            const float* const weights = loss.class_weights.empty() ? nullptr : loss.class_weights.data();
+            return softmax_cross_entropy(dy, y, targets.labels, weights, scale, B, O, kernels);
+        }
+        case LossKind::binary_cross_entropy:
+            return binary_cross_entropy(dy, y, targets.values, slope, n, kernels) / outputs;
+        case LossKind::mse: return squared_error(dy, y, targets.values, 2.0F * slope, n) / outputs;
+        case LossKind::huber: return huber(dy, y, targets.values, slope, n, loss.huber_delta) / outputs;
+        case LossKind::hinge: return hinge(dy, y, targets.values, slope, n) / outputs;
+    }
+    return 0.0;
 }
 
 }  // namespace fedge

@@ -28,7 +28,8 @@ struct Optimizer {
     float momentum = 0.0F;
     bool nesterov = false;
     float weight_decay = 0.0F;
-    float beta1 = 0.9F, beta2 = 0.999F, epsilon = 1e-8F;
+    double beta1 = 0.9, beta2 = 0.999;  // 1 - beta2 is what counts: float32 would be off by 1e-5
+    float epsilon = 1e-8F;
 };
 
 // How many buffers of P floats the optimizer keeps from step to step; they start at zero.

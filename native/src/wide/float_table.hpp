@@ -2,6 +2,8 @@
 #pragma once
 
 #include "../kernels.hpp"
+#include "descent.hpp"
+#include "elementwise.hpp"
 #include "product.hpp"
 
 namespace fedge {
@@ -9,6 +11,18 @@ namespace {
 
 constexpr FloatKernels this_float_unit{
     .multiply = multiply,
+    .exp = apply<exp>,
+    .log = apply<log>,
+    .relu = apply<relu>,
+    .tanh = apply<tanh>,
+    .sigmoid = apply<sigmoid>,
+    .softplus = apply<softplus>,
+    .relu_slope = relu_slope,
+    .tanh_slope = apply_slope<tanh_slope>,
+    .sigmoid_slope = apply_slope<sigmoid_slope>,
+    .softplus_slope = apply_slope<one_minus_exp_of_minus>,
+    .sgd = sgd,
+    .adam = adam,
 };
 
 }  // namespace
