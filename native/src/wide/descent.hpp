@@ -48,19 +48,10 @@ void sgd(float* w, float* g, float* velocity, std::size_t n, const Descent& step
     step.nesterov ? sgd_rule<true, true>(w, g, velocity, n, step) : sgd_rule<true, false>(w, g, velocity, n, step);
 }
 
+// One instruction for all lanes: errno is not asked for (CMakeLists.txt).
 inline F32 square_root(F32 v) noexcept {
-#if defined(__AVX512F__)
-    return (F32)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);  // GCC 12 warns of its own header without a mask
-#elif defined(__AVX2__)
-    return (F32)_mm256_sqrt_ps((__m256)v);
-#elif defined(__SSE2__)
-    return (F32)_mm_sqrt_ps((__m128)v);
-#elif defined(__aarch64__)
-    return (F32)vsqrtq_f32((float32x4_t)v);
-#else
     for (std::size_t lane = 0; lane < lanes; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
     return v;
-#endif
 }
 
 void adam(float* w, float* g, float* mean, float* square, std::size_t n, const Descent& step) noexcept {

@@ -6,12 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__)
+#ifdef __AVX2__
 #include <immintrin.h>
-#elif defined(__SSE2__)
-#include <emmintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
 namespace fedge {
