@@ -24,63 +24,68 @@ double sum_of(std::size_t n, Term term) noexcept {
     return sum;
 }
 
-// NaN only where it comes first; wherever else it stands it comes back in the exponentials.
-float largest(const float* z, std::size_t n) noexcept {
-    float top = z[0];
-    for (std::size_t i = 1; i < n; ++i) top = z[i] > top ? z[i] : top;
-    return top;
+// total (rows) = step(... step(total, x[b, 0]) ..., x[b, n - 1]) for each row of x (rows, n). Every fold waits for
+// itself at each step, so eight go side by side.
+template <class Step>
+void fold_rows(float* total, const float* x, std::size_t rows, std::size_t n, Step step) noexcept {
+    constexpr std::size_t side = 8;
+    std::size_t b = 0;
+    for (; b + side <= rows; b += side) {
+        float now[side];
+        std::copy_n(total + b, side, now);
+        for (std::size_t i = 0; i < n; ++i) {
+            for (std::size_t r = 0; r < side; ++r) now[r] = step(now[r], x[(b + r) * n + i]);
+        }
+        std::copy_n(now, side, total + b);
+    }
+    for (; b < rows; ++b) {
+        for (std::size_t i = 0; i < n; ++i) total[b] = step(total[b], x[b * n + i]);
+    }
 }
 
-// e (n) = exp(z - top). Overwrites e.
-void exponentials(float* e, const float* z, float top, std::size_t n) noexcept {
-    for (std::size_t i = 0; i < n; ++i) e[i] = z[i] - top;
-}
-
-float sum_in_order(float sum, const float* e, std::size_t n) noexcept {
-    for (std::size_t i = 0; i < n; ++i) sum += e[i];
-    return sum;
-}
+float sum(float a, float b) noexcept { return a + b; }
+// A NaN after the first place is passed over here; it comes back in the exponentials.
+float larger(float a, float b) noexcept { return b > a ? b : a; }
 
 // With the largest logit taken off, every exponential is at most one and one of them is exactly one: the sum lies in
 // [1, O] and its logarithm is never taken of zero.
 double softmax_cross_entropy(float* dy, const float* y, const std::int32_t* labels, const float* weights, float scale,
                              std::size_t B, std::size_t O, const FloatKernels& kernels) noexcept {
-    float room[block], sum[block], top[block];
-    // As many rows at a time as there is room for their exponentials; without dy, a wide row goes in pieces.
-    const std::size_t rows = std::clamp<std::size_t>((dy != nullptr ? 8 * block : block) / O, 1, block);
+    float room[block], top[block], total[block];
+    // Rows at a time: what stays in the nearest cache, or fits the room.
+    const std::size_t rows = dy != nullptr ? std::clamp<std::size_t>(8 * block / O, 8, block)
+                                           : std::clamp<std::size_t>(block / O, 1, block);
     double loss = 0.0;
     for (std::size_t first = 0; first < B; first += rows) {
         const std::size_t count = std::min(rows, B - first);
         const float* const z = y + first * O;
-        for (std::size_t b = 0; b < count; ++b) top[b] = largest(z + b * O, O);
-        if (dy != nullptr || count * O <= block) {
-            float* const e = dy != nullptr ? dy + first * O : room;
-            for (std::size_t b = 0; b < count; ++b) exponentials(e + b * O, z + b * O, top[b], O);
-            kernels.exp(e, count * O);
-            for (std::size_t b = 0; b < count; ++b) sum[b] = sum_in_order(0.0F, e + b * O, O);
-        } else {
-            sum[0] = 0.0F;
-            for (std::size_t o = 0; o < O; o += block) {
-                const std::size_t n = std::min(block, O - o);
-                exponentials(room, z + o, top[0], n);
-                kernels.exp(room, n);
-                sum[0] = sum_in_order(sum[0], room, n);
+        for (std::size_t b = 0; b < count; ++b) top[b] = z[b * O];
+        fold_rows(top, z, count, O, larger);
+        std::fill_n(total, count, 0.0F);
+        // Without dy, the exponentials go where there is room, and those of a wide row in pieces.
+        float* const out = dy != nullptr ? dy + first * O : room;
+        const std::size_t piece = dy != nullptr ? O : std::min(O, block);
+        for (std::size_t start = 0; start < O; start += piece) {
+            const std::size_t n = std::min(piece, O - start);
+            for (std::size_t b = 0; b < count; ++b) {
+                for (std::size_t o = 0; o < n; ++o) out[b * n + o] = z[b * O + start + o] - top[b];
             }
+            kernels.exp(out, count * n);
+            fold_rows(total, out, count, n, sum);
         }
         for (std::size_t b = 0; b < count && dy != nullptr; ++b) {
             const auto label = static_cast<std::size_t>(labels[first + b]);
-            float* const row = dy + (first + b) * O;
             const float weight = weights != nullptr ? scale * weights[label] : scale;
-            const float share = weight / sum[b];
-            for (std::size_t o = 0; o < O; ++o) row[o] *= share;
-            row[label] -= weight;
+            const float share = weight / total[b];
+            for (std::size_t o = 0; o < O; ++o) out[b * O + o] *= share;
+            out[b * O + label] -= weight;
         }
-        kernels.log(sum, count);
+        kernels.log(total, count);
         for (std::size_t b = 0; b < count; ++b) {
             const auto label = static_cast<std::size_t>(labels[first + b]);
             const double weight = weights != nullptr ? static_cast<double>(weights[label]) : 1.0;
             const double below = static_cast<double>(top[b]) - static_cast<double>(z[b * O + label]);
-            loss += weight * (static_cast<double>(sum[b]) + below);
+            loss += weight * (static_cast<double>(total[b]) + below);
         }
     }
     return loss;
