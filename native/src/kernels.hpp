@@ -62,6 +62,11 @@ struct Descent {
     float mean_gain, square_keep, square_gain, square_unbias, epsilon, shrink;
 };
 
+// Windows (KH, KW) over an image (H, W, C), the padding PH, PW before and after it, giving (OH, OW).
+struct Windows {
+    std::size_t H, W, C, OH, OW, KH, KW, SH, SW, PH, PW;
+};
+
 // What training works with: two tables a set where it has fused multiply-add, see arithmetic.hpp.
 struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
@@ -85,6 +90,19 @@ struct FloatKernels {
     // null: no momentum then.
     void (*sgd)(float* w, float* g, float* velocity, std::size_t n, const Descent& step) noexcept;
     void (*adam)(float* w, float* g, float* mean, float* square, std::size_t n, const Descent& step) noexcept;
+
+    // As multiply, but every column reads a as far to the right as itself: c[m, n] = start[n] + sum of a[.. + n] b[.., n].
+    void (*multiply_channels)(float* c, const float* a, const float* b, const float* start,
+                              const Product& shape) noexcept;
+    // total (n) += the sum of the rows of x (rows, n), itself ((s0 + s2) + (s1 + s3)) of the sums of every fourth row.
+    void (*add_rows)(float* total, const float* x, std::size_t rows, std::size_t n) noexcept;
+
+    // One image through a pool: y, place and dy (OH, OW, C), x and dx (H, W, C). `place` is the number of the tap that
+    // gave the maximum, the first where several do. All overwrite.
+    void (*max_pool)(float* y, float* place, const float* x, const Windows& shape) noexcept;
+    void (*max_pool_back)(float* dx, const float* dy, const float* place, const Windows& shape) noexcept;
+    void (*average_pool)(float* y, const float* x, const Windows& shape) noexcept;
+    void (*average_pool_back)(float* dx, const float* dy, const Windows& shape) noexcept;
 };
 
 extern const Kernels baseline_kernels;

@@ -2,8 +2,10 @@
 #pragma once
 
 #include "../kernels.hpp"
+#include "conv.hpp"
 #include "descent.hpp"
 #include "elementwise.hpp"
+#include "pool.hpp"
 #include "product.hpp"
 
 namespace fedge {
@@ -23,6 +25,12 @@ constexpr FloatKernels this_float_unit{
     .softplus_slope = apply_slope<one_minus_exp_of_minus>,
     .sgd = sgd,
     .adam = adam,
+    .multiply_channels = multiply_channels,
+    .add_rows = add_rows,
+    .max_pool = max_pool,
+    .max_pool_back = max_pool_back,
+    .average_pool = average_pool,
+    .average_pool_back = average_pool_back,
 };
 
 }  // namespace

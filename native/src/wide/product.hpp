@@ -3,48 +3,39 @@
 #pragma once
 
 #include "../kernels.hpp"
-#include "vectors.hpp"
+#include "places.hpp"
 
 namespace fedge {
 namespace {
 
-using F32 = float __attribute__((vector_size(width)));
-
-constexpr std::size_t lanes = width / sizeof(float);
-
-inline F32 load(const float* p) noexcept {
-    F32 v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-
-// The first n of a vector, 0 < n < lanes, then zeros. Nothing past them is touched.
-inline F32 load_part(const float* p, std::size_t n) noexcept {
-#if defined(__AVX512F__)
-    return (F32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << n) - 1), p);
-#elif defined(__AVX2__)
-    static const int ones_then_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-    __m256i mask;
-    std::memcpy(&mask, ones_then_zeros + 8 - n, sizeof mask);
-    return (F32)_mm256_maskload_ps(p, mask);
-#else
-    switch (n) {
-        case 1: return F32{p[0]};
-        case 2: return F32{p[0], p[1]};
-        default: return F32{p[0], p[1], p[2]};
-    }
-#endif
-}
-
-// As many sums as the registers hold beside a row of b: 16 registers, or 32.
+// As many sums as the registers hold beside a row of b: 16 registers, or 32. Never more than 8 rows, whose addresses
+// take registers too, and whose 8 sums hide an addition's latency.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr std::size_t tile_rows = 6, tile_vectors = 4;
+constexpr std::size_t tile_sums = 24, tile_vectors = 4;
 #elif defined(__AVX2__)
-constexpr std::size_t tile_rows = 6, tile_vectors = 2;
+constexpr std::size_t tile_sums = 12, tile_vectors = 2;
 #else
-constexpr std::size_t tile_rows = 3, tile_vectors = 4;
+constexpr std::size_t tile_sums = 12, tile_vectors = 4;
 #endif
 constexpr std::size_t most_tail = lanes - 1;
+
+// Where the rows of the left factor begin, one after the other.
+class RowWalk {
+  public:
+    RowWalk(const float* a, const Product& shape) noexcept
+        : outer_(a), at_(a), left_(shape.J), J_(shape.J), outer_step_(shape.a_outer), inner_step_(shape.a_inner) {}
+
+    const float* next() noexcept {
+        const float* const row = at_;
+        at_ += inner_step_;
+        if (--left_ == 0) at_ = outer_ += outer_step_, left_ = J_;
+        return row;
+    }
+
+  private:
+    const float *outer_, *at_;
+    std::size_t left_, J_, outer_step_, inner_step_;
+};
 
 // MR rows of c and the columns of NV vectors, the last of them `tail` long where it is not whole.
 template <std::size_t MR, std::size_t NV, bool whole>
@@ -63,7 +54,7 @@ void product_tile(float* c, const float* const* a, const float* b, const float* 
             F32 row[NV];
 #pragma GCC unroll 4
             for (std::size_t v = 0; v < NV; ++v) row[v] = load_row(b, v);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
             for (std::size_t m = 0; m < MR; ++m) {
                 const float scale = a[m][at];
 #pragma GCC unroll 4
@@ -73,31 +64,39 @@ void product_tile(float* c, const float* const* a, const float* b, const float* 
     }
     for (std::size_t m = 0; m < MR; ++m) {
         for (std::size_t v = 0; v < NV; ++v) {
-            std::memcpy(c + m * shape.c_row + v * lanes, &sum[m][v],
-                        (whole || v + 1 < NV ? lanes : tail) * sizeof(float));
+            float* const to = c + m * shape.c_row + v * lanes;
+            if (whole || v + 1 < NV) {
+                std::memcpy(to, &sum[m][v], sizeof sum[m][v]);
+            } else {
+                store_part(to, sum[m][v], tail);
+            }
         }
     }
+}
+
+// The tile for `count` rows, at most MR.
+template <std::size_t MR, std::size_t NV, bool whole>
+void product_rows(std::size_t count, float* c, const float* const* a, const float* b, const float* start,
+                  const Product& shape, std::size_t tail) noexcept {
+    if constexpr (MR > 1) {
+        if (count < MR) return product_rows<MR - 1, NV, whole>(count, c, a, b, start, shape, tail);
+    }
+    product_tile<MR, NV, whole>(c, a, b, start, shape, tail);
 }
 
 template <std::size_t NV, bool whole>
 void product_columns(float* c, const float* a, const float* b, const float* start, const Product& shape,
                      std::size_t tail) noexcept {
-    const float* rows[tile_rows] = {};
-    for (std::size_t m = 0; m < shape.M; m += tile_rows) {
-        const std::size_t count = shape.M - m < tile_rows ? shape.M - m : tile_rows;
-        for (std::size_t i = 0; i < count; ++i) {
-            rows[i] = a + (m + i) / shape.J * shape.a_outer + (m + i) % shape.J * shape.a_inner;
-        }
-        float* const corner = c + m * shape.c_row;
-        if (count == tile_rows) {
-            product_tile<tile_rows, NV, whole>(corner, rows, b, start, shape, tail);
-            continue;
-        }
-        std::size_t i = 0;
-        for (; i + 2 <= count; i += 2) {
-            product_tile<2, NV, whole>(corner + i * shape.c_row, rows + i, b, start, shape, tail);
-        }
-        if (i < count) product_tile<1, NV, whole>(corner + i * shape.c_row, rows + i, b, start, shape, tail);
+    constexpr std::size_t most = tile_sums / NV < 8 ? tile_sums / NV : 8;
+    RowWalk walk(a, shape);
+    for (std::size_t left = shape.M; left > 0;) {
+        // The last two share what is left, for a tile of few rows waits for its own additions.
+        const std::size_t count = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
+        const float* rows[most] = {};
+        for (std::size_t i = 0; i < count; ++i) rows[i] = walk.next();
+        product_rows<most, NV, whole>(count, c, rows, b, start, shape, tail);
+        c += count * shape.c_row;
+        left -= count;
     }
 }
 
