@@ -20,7 +20,6 @@ class Flat final : public Layer {
 std::unique_ptr<Layer> make_flatten(Shape s) { return std::make_unique<Flat>(s); }
 std::unique_ptr<Layer> make_group_norm(Shape, std::size_t, double) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_layer_norm(Shape, double) { throw std::invalid_argument("is not there yet"); }
-std::unique_ptr<Layer> make_gru(Shape, std::size_t, bool) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_embedding(Shape, std::size_t, std::size_t) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_dropout(Shape, double, std::size_t) { throw std::invalid_argument("is not there yet"); }
 }

@@ -7,6 +7,7 @@
 #include "elementwise.hpp"
 #include "pool.hpp"
 #include "product.hpp"
+#include "recurrent.hpp"
 
 namespace fedge {
 namespace {
@@ -31,6 +32,8 @@ constexpr FloatKernels this_float_unit{
     .max_pool_back = max_pool_back,
     .average_pool = average_pool,
     .average_pool_back = average_pool_back,
+    .gru_gates = gru_gates,
+    .gru_slopes = gru_slopes,
 };
 
 }  // namespace
