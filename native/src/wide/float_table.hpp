@@ -5,6 +5,7 @@
 #include "conv.hpp"
 #include "descent.hpp"
 #include "elementwise.hpp"
+#include "norm.hpp"
 #include "pool.hpp"
 #include "product.hpp"
 #include "recurrent.hpp"
@@ -34,6 +35,10 @@ constexpr FloatKernels this_float_unit{
     .average_pool_back = average_pool_back,
     .gru_gates = gru_gates,
     .gru_slopes = gru_slopes,
+    .norm_moments = norm_moments,
+    .norm_apply = norm_apply,
+    .norm_slopes = norm_slopes,
+    .norm_gradient = norm_gradient,
 };
 
 }  // namespace
