@@ -7,11 +7,60 @@ import pytest
 
 from edge_runtime import _kernels
 
+DENSE, RELU, TANH, FLATTEN = {"type": "dense", "units": 3}, {"type": "relu"}, {"type": "tanh"}, {"type": "flatten"}
 NETWORKS = {
-    "dense": ((9,), [{"type": "dense", "units": 7}, {"type": "tanh"}, {"type": "dense", "units": 3}]),
-    "dense without bias": (
+    "dense": ((9,), [{"type": "dense", "units": 7}, TANH, DENSE]),
+    "dense without bias": ((9,), [{"type": "dense", "units": 7, "bias": False}, RELU, DENSE]),
+    "smooth activations": (
         (9,),
-        [{"type": "dense", "units": 7, "bias": False}, {"type": "relu"}, {"type": "dense", "units": 3}],
+        [DENSE | {"units": 6}, {"type": "sigmoid"}, DENSE | {"units": 5}, {"type": "softplus"}, DENSE],
+    ),
+    "conv1d": ((20, 2), [{"type": "conv1d", "filters": 5, "kernel": 3, "padding": 1}, TANH, FLATTEN, DENSE]),
+    "two conv1d with pools": (
+        (21, 1),
+        [
+            {"type": "conv1d", "filters": 4, "kernel": 3},
+            RELU,
+            {"type": "max_pool", "size": 2},
+            {"type": "conv1d", "filters": 6, "kernel": 3, "stride": 2},
+            {"type": "average_pool", "size": 2},
+            FLATTEN,
+            DENSE,
+        ],
+    ),
+    "conv2d": (
+        (7, 6, 2),
+        [{"type": "conv2d", "filters": 4, "kernel": [3, 2], "stride": [2, 1], "padding": [1, 0]}, TANH, FLATTEN, DENSE],
+    ),
+    "depthwise": (
+        (7, 6, 3),
+        [
+            {"type": "depthwise_conv2d", "kernel": 3},
+            {"type": "conv2d", "filters": 4, "kernel": 1},
+            TANH,
+            FLATTEN,
+            DENSE,
+        ],
+    ),
+    "group norm": (
+        (10, 2),
+        [{"type": "conv1d", "filters": 4, "kernel": 3}, {"type": "group_norm", "groups": 2}, RELU, FLATTEN, DENSE],
+    ),
+    "layer norm": ((6, 4), [{"type": "layer_norm"}, FLATTEN, DENSE]),
+    "gru": ((6, 3), [{"type": "gru", "units": 5}, DENSE]),
+    "gru of all steps": ((6, 3), [{"type": "gru", "units": 4, "sequences": True}, FLATTEN, DENSE]),
+    "embedding": ((8, 1), [{"type": "embedding", "vocabulary": 5, "units": 3}, FLATTEN, DENSE]),
+    "embedding into gru": (
+        (8, 1),
+        [{"type": "embedding", "vocabulary": 5, "units": 3}, {"type": "gru", "units": 4}, DENSE],
+    ),
+    "frozen below": (
+        (9,),
+        [{"type": "dense", "units": 7, "frozen": True}, TANH, {"type": "dense", "units": 5}, TANH, DENSE],
+    ),
+    "frozen between": (
+        (9,),
+        [{"type": "dense", "units": 7}, TANH, {"type": "dense", "units": 5, "frozen": True}, TANH, DENSE],
     ),
 }
 
