@@ -46,7 +46,6 @@ std::unique_ptr<Layer> make_max_pool(Shape, Window) { throw std::invalid_argumen
 std::unique_ptr<Layer> make_average_pool(Shape, Window) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_group_norm(Shape, std::size_t, double) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_layer_norm(Shape, double) { throw std::invalid_argument("is not there yet"); }
-std::unique_ptr<Layer> make_gru(Shape, std::size_t, bool) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_embedding(Shape, std::size_t, std::size_t) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_dropout(Shape, double, std::size_t) { throw std::invalid_argument("is not there yet"); }
 double loss_and_slope(float* dlogits, const float* logits, Targets t, float scale, std::size_t B, std::size_t O, const Loss& l, const FloatKernels&) noexcept {

@@ -3,12 +3,15 @@
 
 #include "../kernels.hpp"
 #include "product.hpp"
+#include "recurrent.hpp"
 
 namespace fedge {
 namespace {
 
 constexpr FloatKernels this_float_unit{
     .multiply = multiply,
+    .gru_gates = gru_gates,
+    .gru_slopes = gru_slopes,
 };
 
 }  // namespace
