@@ -56,6 +56,11 @@ struct GruStep {
     std::size_t B, H, row, next_row;
 };
 
+// x (B, P, G D): each example's group of D channels is normalized over its P positions.
+struct NormShape {
+    std::size_t B, P, G, D;
+};
+
 // What training works with: two tables a set where it has fused multiply-add, see arithmetic.hpp.
 struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
@@ -66,6 +71,18 @@ struct FloatKernels {
     // Backward, from carry (B, H), the slope of the loss in `next`, and what gru_gates left: n, r, z and q become the
     // slopes in what they were before, carry that in h.
     void (*gru_slopes)(float* carry, float* rows, const GruStep& step) noexcept;
+
+    // Mean and variance (B, G) in two passes. `inverse` (B, G) below is 1 / sqrt(variance + epsilon); w is (2, G D).
+    void (*norm_moments)(float* mean, float* variance, const float* x, const NormShape& shape) noexcept;
+    // y = (x - mean) inverse w[0] + w[1].
+    void (*norm_apply)(float* y, const float* x, const float* mean, const float* inverse, const float* w,
+                       const NormShape& shape) noexcept;
+    // Overwrites dx and scratch (2, G).
+    void (*norm_slopes)(float* dx, const float* dy, const float* x, const float* mean, const float* inverse,
+                        const float* w, float* scratch, const NormShape& shape) noexcept;
+    // dw (2, G D) += the slopes in w, examples and positions in order.
+    void (*norm_gradient)(float* dw, const float* dy, const float* x, const float* mean, const float* inverse,
+                          const NormShape& shape) noexcept;
 };
 
 extern const Kernels baseline_kernels;

@@ -25,29 +25,15 @@ float relu(float v) { return v < 0 ? 0 : v; }
 float drelu(float y) { return y > 0 ? 1 : 0; }
 float tanh_(float v) { return std::tanh(v); }
 float dtanh(float y) { return 1 - y * y; }
-class Flat final : public Layer {
-  public:
-    explicit Flat(Shape s) : Layer(s, Shape{1, 1, s.size()}) {}
-    const char* kind() const noexcept override { return "flatten"; }
-    bool in_place() const noexcept override { return true; }
-    bool changes_values() const noexcept override { return false; }
-    void forward(float*, const float*, const float*, float*, float*, const Pass&) const noexcept override {}
-    void backward(float*, const float*, const float*, const float*, float*, float*, const Pass&) const noexcept override {}
-};
 }
 std::unique_ptr<Layer> make_relu(Shape s) { return std::make_unique<Act<relu, drelu>>(s, "relu"); }
 std::unique_ptr<Layer> make_tanh(Shape s) { return std::make_unique<Act<tanh_, dtanh>>(s, "tanh"); }
 std::unique_ptr<Layer> make_sigmoid(Shape s) { return make_tanh(s); }
 std::unique_ptr<Layer> make_softplus(Shape s) { return make_tanh(s); }
-std::unique_ptr<Layer> make_flatten(Shape s) { return std::make_unique<Flat>(s); }
 std::unique_ptr<Layer> make_conv(Shape, std::size_t, Window, bool) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_depthwise_conv(Shape, Window, bool) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_max_pool(Shape, Window) { throw std::invalid_argument("is not there yet"); }
 std::unique_ptr<Layer> make_average_pool(Shape, Window) { throw std::invalid_argument("is not there yet"); }
-std::unique_ptr<Layer> make_group_norm(Shape, std::size_t, double) { throw std::invalid_argument("is not there yet"); }
-std::unique_ptr<Layer> make_layer_norm(Shape, double) { throw std::invalid_argument("is not there yet"); }
-std::unique_ptr<Layer> make_embedding(Shape, std::size_t, std::size_t) { throw std::invalid_argument("is not there yet"); }
-std::unique_ptr<Layer> make_dropout(Shape, double, std::size_t) { throw std::invalid_argument("is not there yet"); }
 double loss_and_slope(float* dlogits, const float* logits, Targets t, float scale, std::size_t B, std::size_t O, const Loss& l, const FloatKernels&) noexcept {
     if (!l.labelled()) {
         double sum = 0; float slope = 2 * scale / (float)O;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels.hpp"
+#include "norm.hpp"
 #include "product.hpp"
 #include "recurrent.hpp"
 
@@ -12,6 +13,10 @@ constexpr FloatKernels this_float_unit{
     .multiply = multiply,
     .gru_gates = gru_gates,
     .gru_slopes = gru_slopes,
+    .norm_moments = norm_moments,
+    .norm_apply = norm_apply,
+    .norm_slopes = norm_slopes,
+    .norm_gradient = norm_gradient,
 };
 
 }  // namespace
