@@ -50,8 +50,8 @@ struct Product {
     std::size_t b_row, c_row;
 };
 
-// One step of a gated recurrent unit for B examples. Each has a row (n, r, z, q, h) of H floats each, `row` floats after
-// the one before.
+// One step of a gated recurrent unit for B examples. Each has a row (n, r, z, q, h) of H floats each, `row` floats
+// after the one before.
 struct GruStep {
     std::size_t B, H, row, next_row;
 };
@@ -66,7 +66,8 @@ struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
     void (*multiply)(float* c, const float* a, const float* b, const float* start, const Product& shape) noexcept;
 
-    // n = tanh(n + sigmoid(r) q), r = sigmoid(r), z = sigmoid(z), in place; next (B rows, next_row apart) = (1 - z) n + z h.
+    // n = tanh(n + sigmoid(r) q), r = sigmoid(r), z = sigmoid(z), in place, and then next = (1 - z) n + z h: (B, H),
+    // its rows next_row apart.
     void (*gru_gates)(float* next, float* rows, const GruStep& step) noexcept;
     // Backward, from carry (B, H), the slope of the loss in `next`, and what gru_gates left: n, r, z and q become the
     // slopes in what they were before, carry that in h.
