@@ -34,6 +34,10 @@ struct Kernels {
                                     unsigned bits) noexcept;
     std::size_t (*gaussian_collect_32)(std::int32_t* out, GaussianBlock& at, const std::uint32_t* words,
                                        unsigned bits) noexcept;
+
+    // As in wide/scatter.hpp.
+    void (*add_scattered)(std::uint32_t* sums, const std::uint32_t* where, const std::uint32_t* values,
+                          std::size_t places, std::size_t n) noexcept;
 };
 
 // A matrix product whose left factor is read where it lies: c (M, N) = start + a (M, S K) @ b (S K, N).
