@@ -67,11 +67,22 @@ py::array gaussian(Rng& rng, py::handle count, py::handle sigma_arg, py::handle 
 }
 
 template <class Rng>
+py::array share(Rng& rng, py::handle count, py::handle log2_scale, py::handle shares_arg, py::handle out) {
+    const auto m = static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_share_log2_scale));
+    const std::int64_t shares = integer_arg(shares_arg, "shares", 1, max_shares);
+    return drawn(rng, count, out, true, "", [m, shares](auto* data, ChaChaStream& stream, std::size_t n) {
+        laplace_share(data, stream, n, m, shares);
+    });
+}
+
+template <class Rng>
 void bind_samplers(py::module_& m) {
     m.def("discrete_laplace", &laplace<Rng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"), py::kw_only(),
           py::arg("out") = py::none());
     m.def("discrete_gaussian", &gaussian<Rng>, py::arg("rng"), py::arg("count"), py::arg("sigma"), py::kw_only(),
           py::arg("out") = py::none());
+    m.def("laplace_share", &share<Rng>, py::arg("rng"), py::arg("count"), py::arg("log2_scale"), py::arg("shares"),
+          py::kw_only(), py::arg("out") = py::none());
 }
 
 template <class Rng>

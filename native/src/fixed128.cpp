@@ -36,7 +36,7 @@ U128 divide(U128 a, unsigned shift, U128 b) noexcept {
         rest = add(rest, rest);
         rest.lo |= i < 128 ? (i < 64 ? a.hi >> (63 - i) : a.lo >> (127 - i)) & 1 : 0;
         quotient = add(quotient, quotient);
-        if (over != 0 || mask_less(rest, b) == 0) {
+        if (over != 0 || rest.hi > b.hi || (rest.hi == b.hi && rest.lo >= b.lo)) {
             rest = subtract(rest, b);
             quotient.lo |= 1;
         }

@@ -20,9 +20,9 @@ U128 chance_of(std::uint64_t n, unsigned by, const GaussianPlan& plan) noexcept 
     return shift_right(shift_right(exp2_of_minus(fraction), whole / 2), whole - whole / 2);
 }
 
-// 96 bits as Q128: 32 from the block's rows, 64 from a spare.
+// 96 bits as Q127: 32 from the block's rows, 64 from a spare.
 U128 number(std::uint32_t first, const std::uint32_t* spare) noexcept {
-    return {std::uint64_t{first} << 32 | spare[1], std::uint64_t{spare[0]} << 32};
+    return shift_right({std::uint64_t{first} << 32 | spare[1], std::uint64_t{spare[0]} << 32}, 1);
 }
 
 // What 96 bits say of the chosen trials. Trials that are not there are decided too.
@@ -39,7 +39,7 @@ void decide_chosen(GaussianBlock& at, const std::uint32_t* words, const Gaussian
         const std::uint64_t into = ((place & 0x7fffffff) >> (31 - bits)) + (place >> 31);
         const U128 chance = chance_of(into * ((strip << (bits + 1)) + into), 2 * bits, plan);
         at.decided_strip[q] = static_cast<std::uint32_t>(strip);
-        at.decided[q] = static_cast<std::uint32_t>(mask_less(shift_right(toss, 1), chance));
+        at.decided[q] = static_cast<std::uint32_t>(mask_less(toss, chance));
     }
 }
 
@@ -78,8 +78,8 @@ GaussianPlan gaussian_plan(std::int64_t sigma) noexcept {
         up_to[k] = total;
     }
     for (std::size_t t = 0; t < gaussian_strips - 1; ++t) {
-        plan.threshold[t] = t + 1 < strips ? divide(up_to[t], 128, total) : all_ones;
-        if (t < gaussian_near_strips - 1) plan.lanes.near[t] = static_cast<std::uint32_t>(plan.threshold[t].hi >> 32);
+        plan.threshold[t] = t + 1 < strips ? divide(up_to[t], 127, total) : half_of_all;
+        if (t < gaussian_near_strips - 1) plan.lanes.near[t] = static_cast<std::uint32_t>(plan.threshold[t].hi >> 31);
     }
     return plan;
 }

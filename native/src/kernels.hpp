@@ -34,6 +34,10 @@ struct Kernels {
                                     unsigned bits) noexcept;
     std::size_t (*gaussian_collect_32)(std::int32_t* out, GaussianBlock& at, const std::uint32_t* words,
                                        unsigned bits) noexcept;
+
+    // As in wide/scatter.hpp.
+    void (*add_scattered)(std::uint32_t* sums, const std::uint32_t* where, const std::uint32_t* values,
+                          std::size_t places, std::size_t n) noexcept;
 };
 
 // A matrix product whose left factor is read where it lies: c (M, N) = start + a (M, S K) @ b (S K, N).
@@ -67,8 +71,8 @@ struct Windows {
     std::size_t H, W, C, OH, OW, KH, KW, SH, SW, PH, PW;
 };
 
-// One step of a gated recurrent unit for B examples. Each has a row (n, r, z, q, h) of H floats each, `row` floats after
-// the one before.
+// One step of a gated recurrent unit for B examples. Each has a row (n, r, z, q, h) of H floats each, `row` floats
+// after the one before.
 struct GruStep {
     std::size_t B, H, row, next_row;
 };
@@ -115,7 +119,8 @@ struct FloatKernels {
     void (*average_pool)(float* y, const float* x, const Windows& shape) noexcept;
     void (*average_pool_back)(float* dx, const float* dy, const Windows& shape) noexcept;
 
-    // n = tanh(n + sigmoid(r) q), r = sigmoid(r), z = sigmoid(z), in place; next (B rows, next_row apart) = (1 - z) n + z h.
+    // n = tanh(n + sigmoid(r) q), r = sigmoid(r), z = sigmoid(z), in place, and then next = (1 - z) n + z h: (B, H),
+    // its rows next_row apart.
     void (*gru_gates)(float* next, float* rows, const GruStep& step) noexcept;
     // Backward, from carry (B, H), the slope of the loss in `next`, and what gru_gates left: n, r, z and q become the
     // slopes in what they were before, carry that in h.

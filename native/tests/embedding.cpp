@@ -63,7 +63,8 @@ void what_is_no_row_is_found_and_touches_nothing() {
         const Given in{numbers(10, 1), {bad}, {1.0F, 1.0F}, 1};
         const Slopes got = run(*layer, in, Arithmetic::fast);
         bool some_row = false;
-        for (std::size_t row = 0; row < 5; ++row) some_row |= got.y[0] == in.w[2 * row] && got.y[1] == in.w[2 * row + 1];
+        for (std::size_t row = 0; row < 5; ++row)
+            some_row |= got.y[0] == in.w[2 * row] && got.y[1] == in.w[2 * row + 1];
         CHECK(some_row);
         CHECK(got.norms[0][0] == 2.0 && got.norms[1][0] == 2.0);
     }

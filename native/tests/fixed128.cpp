@@ -29,13 +29,14 @@ void products_sums_and_comparisons_carry() {
     CHECK(equal(product(0x123456789abcdef0, 0x0fedcba987654321), {0x0121fa00ad77d742, 0x2236d88fe5618cf0}));
     CHECK(equal(add({1, most}, {2, 1}), {4, 0}) && equal(subtract({4, 0}, {2, 1}), {1, most}));
     CHECK(mask_less({1, 5}, {1, 6}) == most && mask_less({1, 6}, {1, 6}) == 0 && mask_less({2, 0}, {1, most}) == 0);
-    CHECK(mask_less({1, most}, {2, 0}) == most && mask_less({0, 0}, all_ones) == most);
+    CHECK(mask_less({1, most}, {2, 0}) == most && mask_less({0, 0}, half_of_all) == most);
+    CHECK(mask_less(half_of_all, {0, 0}) == 0 && mask_less(half_of_all, half_of_all) == 0);
     CHECK(equal(shift_right({3, 5}, 0), {3, 5}) && equal(shift_right({3, 4}, 1), {1, (most / 2 + 1) + 2}));
     CHECK(equal(shift_right({1, 0}, 63), {0, 2}));
     // a = q b + r puts a 2^s / b between q 2^s and (q + 1) 2^s.
     CHECK(equal(divide({0, 1}, 128, {0, 3}), {0x5555555555555555, 0x5555555555555555}));
     CHECK(equal(divide({0, 1000}, 0, {0, 7}), {0, 142}));
-    CHECK(equal(divide({most, most - 1}, 128, all_ones), {most, most - 1}));
+    CHECK(equal(divide({most, most - 1}, 128, {most, most}), {most, most - 1}));
     CHECK(equal(divide({1, 0}, 60, {std::uint64_t{1} << 40, 0}), {0, std::uint64_t{1} << 20}));
 }
 
@@ -62,7 +63,7 @@ void powers_are_those_of_decimal_arithmetic() {
     }
 }
 
-void the_plain_fallback_multiplies_alike() {
+void the_plain_fallback_agrees() {
     std::uint64_t state = 2;
     for (int i = 0; i < 1000; ++i) {
         const std::uint64_t a = next(state) >> (i % 60), b = next(state);
@@ -71,6 +72,9 @@ void the_plain_fallback_multiplies_alike() {
                                          static_cast<double>(a) * static_cast<double>(b)) <=
                                    std::ldexp(static_cast<double>(a) * static_cast<double>(b), -50));
         CHECK(equal(product_by_halves(a, b), p));
+        const U128 c{next(state), next(state)};
+        CHECK(equal(add_by_halves(p, c), add(p, c)) && equal(subtract_by_halves(p, c), subtract(p, c)));
+        CHECK(equal(subtract_by_halves(c, {a, c.lo}), subtract(c, {a, c.lo})));
     }
 }
 
@@ -80,6 +84,6 @@ int main() {
     return check::run([] {
         products_sums_and_comparisons_carry();
         powers_are_those_of_decimal_arithmetic();
-        the_plain_fallback_multiplies_alike();
+        the_plain_fallback_agrees();
     });
 }

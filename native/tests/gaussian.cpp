@@ -33,10 +33,10 @@ class PlainBlock {
                 strip_rest = std::uint64_t{spare[1]} << 32 | spare[0];
                 toss_rest = std::uint64_t{spare[3]} << 32 | spare[2];
             }
-            const U128 u = wide(strip_word(i), strip_rest);
+            const U128 u = number(strip_word(i), strip_rest);
             std::uint64_t strip = 0;
             while (strip < gaussian_strips - 1 && mask_less(u, plan_.threshold[strip]) == 0) ++strip;
-            if (mask_less(shift_right(wide(toss_word(i), toss_rest), 1), chance(strip, into(i))) == 0) continue;
+            if (mask_less(number(toss_word(i), toss_rest), chance(strip, into(i))) == 0) continue;
             const std::int64_t place = static_cast<std::int64_t>(into(i)) - (negative(i) ? 1 : 0);
             const std::int64_t g = static_cast<std::int64_t>(strip << plan_.lanes.place_bits) + place;
             values.push_back(negative(i) ? -g - 1 : g);
@@ -66,8 +66,8 @@ class PlainBlock {
     std::size_t open = 0;
 
   private:
-    static U128 wide(std::uint32_t first, std::uint64_t rest) {
-        return {std::uint64_t{first} << 32 | rest >> 32, rest << 32};
+    static U128 number(std::uint32_t first, std::uint64_t rest) {
+        return shift_right({std::uint64_t{first} << 32 | rest >> 32, rest << 32}, 1);
     }
     std::uint32_t strip_word(std::size_t i) const { return words_[i]; }
     std::uint32_t toss_word(std::size_t i) const { return words_[2 * gaussian_trials + i]; }
@@ -148,11 +148,11 @@ void crowded_blocks_take_their_spares_in_order(std::int64_t sigma) {
             if (noise[i] >> (22 + round % 10) != 0) continue;  // this many are left as they are
             std::uint64_t strip = 0;
             while (strip < gaussian_strips - 1 &&
-                   mask_less({std::uint64_t{words[i]} << 32, 0}, plan.threshold[strip]) == 0) {
+                   mask_less({std::uint64_t{words[i]} << 31, 0}, plan.threshold[strip]) == 0) {
                 ++strip;
             }
             if (round % 3 == 0 && strip > 0) {
-                words[i] = static_cast<std::uint32_t>(plan.threshold[strip - 1].hi >> 32);
+                words[i] = static_cast<std::uint32_t>(plan.threshold[strip - 1].hi >> 31);
             } else {
                 const std::uint64_t chance = trials.chance(strip, trials.into(i)).hi >> 31;
                 words[2 * gaussian_trials + i] =
@@ -163,7 +163,7 @@ void crowded_blocks_take_their_spares_in_order(std::int64_t sigma) {
         for (std::size_t q = 0; q < gaussian_spares && round % 2 == 0; ++q) {
             const U128 t = plan.threshold[q];
             std::uint32_t* const spare = words.data() + 3 * gaussian_trials + 4 * q;
-            spare[1] = static_cast<std::uint32_t>(t.hi), spare[0] = static_cast<std::uint32_t>(t.lo >> 32);
+            spare[1] = static_cast<std::uint32_t>(t.hi << 1), spare[0] = static_cast<std::uint32_t>(t.lo >> 31);
         }
         PlainBlock plain(words, plan);
         const auto want = plain.accepted();
@@ -193,19 +193,20 @@ void plans_are_those_of_decimal_arithmetic() {
          {0xfb1833430a9d94bd, 0x5f737fabc0e1102f}},
     };
     const auto near = [](U128 a, U128 b, unsigned bits) {
-        const U128 gap = mask_less(a, b) != 0 ? subtract(b, a) : subtract(a, b);
-        return gap.hi == 0 && gap.lo >> bits == 0;
+        const U128 gap = subtract(a, b), back = subtract(b, a);
+        return (gap.hi == 0 && gap.lo >> bits == 0) || (back.hi == 0 && back.lo >> bits == 0);
     };
     for (const auto& [sigma, steepness, first, fifth] : known) {
         const GaussianPlan plan = gaussian_plan(sigma);
         CHECK(near(plan.steepness, steepness, 2));
-        CHECK(near(plan.threshold[0], first, 36) && near(plan.threshold[4], fifth, 36));
+        CHECK(near(plan.threshold[0], shift_right(first, 1), 36) &&
+              near(plan.threshold[4], shift_right(fifth, 1), 36));
     }
     // The lanes look at the first thresholds only; all others begin with 32 ones, which is a tie.
     for (std::int64_t sigma = 1; sigma < max_sigma; sigma += sigma / 7 + 1) {
         const GaussianPlan plan = gaussian_plan(sigma);
         for (std::size_t t = gaussian_near_strips - 1; t < gaussian_strips - 1; ++t) {
-            CHECK(plan.threshold[t].hi >> 32 == 0xffffffff);
+            CHECK(plan.threshold[t].hi >> 31 == 0xffffffff);
         }
         CHECK(plan.lanes.place_bits <= 29 && (sigma == 1 || std::int64_t{1} << plan.lanes.place_bits < sigma));
     }

@@ -50,8 +50,8 @@ inline Given given(const Layer& layer, std::size_t B, std::uint32_t seed = 1) {
             numbers(B * layer.output().size(), seed + 2), B};
 }
 
-// Forward and backward of examples first .. first + count - 1 in one pass, gradients of `piece` examples at a time on top of
-// what `dw` holds. Memory that is not promised to be anything holds NaN.
+// Forward and backward of examples first .. first + count - 1 in one pass, gradients of `piece` examples at a time on
+// top of what `dw` holds. Memory that is not promised to be anything holds NaN.
 inline Slopes run(const Layer& layer, const Given& in, Arithmetic arithmetic, std::size_t first, std::size_t count,
                   std::size_t piece, std::vector<float> dw) {
     const std::size_t I = layer.input().size(), O = layer.output().size();
@@ -75,7 +75,8 @@ inline Slopes run(const Layer& layer, const Given& in, Arithmetic arithmetic, st
         if (layer.ghost()) layer.example_norms(norms.data(), dy, x, kept.data(), norm, pass);
     }
     for (std::size_t b = 0; b < count; b += piece) {
-        layer.parameter_gradient(out.dw.data(), dy, x, kept.data(), scratch.data(), b, std::min(piece, count - b), pass);
+        layer.parameter_gradient(out.dw.data(), dy, x, kept.data(), scratch.data(), b, std::min(piece, count - b),
+                                 pass);
     }
     return out;
 }
@@ -104,7 +105,8 @@ inline void matches(const Layer& layer, const Given& in, const Forward& forward,
         auto x = widened(in.x.data() + b * I, I);
         const auto y = forward(w, x);
         CHECK(y.size() == O);
-        for (std::size_t o = 0; o < O; ++o) close("y", b * O + o, static_cast<double>(got.y[b * O + o]), y[o], tolerance);
+        for (std::size_t o = 0; o < O; ++o)
+            close("y", b * O + o, static_cast<double>(got.y[b * O + o]), y[o], tolerance);
         const auto slope = [&](double& at) {
             constexpr double step = 1e-5;
             const double keep = at;
@@ -112,7 +114,8 @@ inline void matches(const Layer& layer, const Given& in, const Forward& forward,
             for (const double sign : {1.0, -1.0}) {
                 at = keep + sign * step;
                 const auto moved = forward(w, x);
-                for (std::size_t o = 0; o < O; ++o) difference += sign * moved[o] * static_cast<double>(in.dy[b * O + o]);
+                for (std::size_t o = 0; o < O; ++o)
+                    difference += sign * moved[o] * static_cast<double>(in.dy[b * O + o]);
             }
             at = keep;
             return difference / (2.0 * step);
@@ -153,8 +156,8 @@ inline void cut_anywhere_gives_the_same_bits(const Layer& layer, const Given& in
     }
 }
 
-// FNV-1a over the bits of all results. In reproducible arithmetic the same on every processor, so tests hold it against a
-// constant.
+// FNV-1a over the bits of all results. In reproducible arithmetic the same on every processor, so tests hold it against
+// a constant.
 inline std::uint64_t fingerprint(const Slopes& slopes) {
     std::uint64_t hash = 0xcbf29ce484222325U;
     for (const std::vector<float>* part : {&slopes.y, &slopes.dx, &slopes.dw}) {

@@ -48,6 +48,7 @@ std::int64_t lazy(ChaChaStream& stream) {
 extern "C" __attribute__((noinline)) std::int64_t counted(const char* mode, ChaChaStream& stream,
                                                           std::vector<std::int64_t>& out) {
     if (std::strcmp(mode, "laplace") == 0) discrete_laplace(out.data(), stream, n, 16);
+    if (std::strcmp(mode, "shares") == 0) laplace_share(out.data(), stream, n, 16, 100);
     if (std::strcmp(mode, "gaussian") == 0) return gaussian_blocks(stream);
     if (std::strcmp(mode, "lazy") == 0) return lazy(stream);
     return out[0];

@@ -68,7 +68,8 @@ void statistics_survive_a_large_mean() {
     in.w = {1.0F, 1.0F, 0.0F, 0.0F};
     for (std::size_t i = 0; i < in.x.size(); ++i) in.x[i] = i % 2 == 0 ? 4095.0F : 4097.0F;
     const Slopes got = run(*layer, in, Arithmetic::fast);
-    for (std::size_t i = 0; i < in.x.size(); ++i) close("y", i, static_cast<double>(got.y[i]), i % 2 ? 1.0 : -1.0, 1e-4);
+    for (std::size_t i = 0; i < in.x.size(); ++i)
+        close("y", i, static_cast<double>(got.y[i]), i % 2 ? 1.0 : -1.0, 1e-4);
 }
 
 void a_constant_input_gives_the_bias() {

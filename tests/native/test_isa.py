@@ -49,6 +49,8 @@ def results():
     for sigma in (1, 2, 3, 1000, 94_548, 2**27 + 1, 2**30):
         generator = seeded.SeededRng(sigma.to_bytes(32, "little"))
         add("discrete_gaussian", _kernels.discrete_gaussian(generator, 5000, sigma))
+    for m, shares in ((0, 1), (6, 3), (16, 100), (24, 2**20)):
+        add("laplace_share", _kernels.laplace_share(seeded.SeededRng(bytes([m]) * 32), 2000, m, shares))
     return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 

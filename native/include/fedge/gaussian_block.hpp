@@ -38,7 +38,7 @@ struct U128 {
 struct GaussianPlan {
     GaussianLanes lanes;
     U128 steepness;                       // width^2 log2(e) / (2 sigma^2), Q128
-    U128 threshold[gaussian_strips - 1];  // where strips 1, 2, ... begin, Q128, padded with ones
+    U128 threshold[gaussian_strips - 1];  // where strips 1, 2, ... begin, Q127, padded with ones
 };
 
 // A block in progress. The caller wipes it.

@@ -8,6 +8,7 @@
 #include "fedge/csprng.hpp"
 #include "fedge/gaussian_block.hpp"
 #include "fedge/laplace_block.hpp"
+#include "fedge/polya_block.hpp"
 
 namespace fedge {
 
@@ -45,5 +46,17 @@ std::size_t gaussian_block(std::int64_t* out, const std::uint32_t* words, const 
                            GaussianBlock& at) noexcept;
 std::size_t gaussian_block(std::int32_t* out, const std::uint32_t* words, const GaussianPlan& plan,
                            GaussianBlock& at) noexcept;
+
+// out (n) = independent shares: the difference of two Polya (negative binomial) variables of parameters 1 / shares and
+// q = 2^(-2^-m). The sum of `shares` of them has P(x) proportional to q^|x|, the discrete Laplace law that is symmetric
+// about 0, of scale 2^m / ln 2. Overwrites out. Needs m <= max_share_log2_scale, 1 <= shares <= max_shares.
+//
+// Which instructions run and which addresses they touch depends on n, m and shares alone.
+void laplace_share(std::int64_t* out, ChaChaStream& rng, std::size_t n, unsigned m, std::int64_t shares) noexcept;
+void laplace_share(std::int32_t* out, ChaChaStream& rng, std::size_t n, unsigned m, std::int64_t shares) noexcept;
+
+// What every block of shares has in common, and one block: out (polya_draws).
+PolyaPlan polya_plan(unsigned m, std::int64_t shares) noexcept;
+void polya_block(std::int32_t* out, ChaChaStream& rng, const PolyaPlan& plan) noexcept;
 
 }  // namespace fedge

@@ -4,10 +4,10 @@
 //   z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)          n = tanh(W_in x + b_in + r q)
 //   h' = (1 - z) n + z h,  h = 0 before the first step
 //
-// Everything lies by example and then by step, one row (n, r, z, q, h) of 5 H floats each, forward's values and then, in
-// their place, backward's slopes: so the sums over an example's steps, or over those of the whole batch, are one product
-// of evenly spaced rows, and the recurrence reads and writes a step of all examples through strides. With r, z and q side
-// by side, the product with h is one as well.
+// Everything lies by example and then by step, one row (n, r, z, q, h) of 5 H floats each, forward's values and then,
+// in their place, backward's slopes: so the sums over an example's steps, or over those of the whole batch, are one
+// product of evenly spaced rows, and the recurrence reads and writes a step of all examples through strides. With r, z
+// and q side by side, the product with h is one as well.
 #include <stdexcept>
 
 #include "layers.hpp"

@@ -21,8 +21,8 @@ class Flatten final : public Layer {
 };
 
 // An element is dropped where its 16 bits of keystream are below rate 2^16. They stand in the ChaCha20 stream of the
-// pass's key whose nonce is the step and the layer's number, two bytes an element, every row of the batch from a block of
-// its own: so a mask follows from the key, the step and the row alone.
+// pass's key whose nonce is the step and the layer's number, two bytes an element, every row of the batch from a block
+// of its own: so a mask follows from the key, the step and the row alone.
 class Dropout final : public Layer {
   public:
     Dropout(Shape shape, double rate, std::size_t number)

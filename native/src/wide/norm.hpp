@@ -1,8 +1,8 @@
 // Group and layer normalization: x (B, P, G D), each example's group normalized over its P positions of D channels.
 //
 // Sums run in an order that the shape alone fixes, whatever the vectors' width: for each channel over its positions in
-// order, then over the channels of a group in order; where there is one position and one group, over sixteen interleaved
-// parts that are added by halves.
+// order, then over the channels of a group in order; where there is one position and one group, over sixteen
+// interleaved parts that are added by halves.
 #pragma once
 
 #include "product.hpp"

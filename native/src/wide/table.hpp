@@ -5,6 +5,7 @@
 #include "chacha20.hpp"
 #include "gaussian.hpp"
 #include "laplace.hpp"
+#include "scatter.hpp"
 
 namespace fedge {
 namespace {
@@ -14,7 +15,8 @@ constexpr Kernels this_unit{chacha20_blocks,
                              laplace_block<std::int32_t>,
                              gaussian_decide,
                              gaussian_collect<std::int64_t>,
-                             gaussian_collect<std::int32_t>};
+                             gaussian_collect<std::int32_t>,
+                             add_scattered};
 
 }  // namespace
 }  // namespace fedge
