@@ -98,7 +98,7 @@ void the_first_layer_needs_no_dx() {
 
 void reproducible_bits_are_those_of_every_processor() {
     const auto layer = make_gru({1, 5, 3}, 19, true);
-    has_fingerprint(run(*layer, given(*layer, 7), Arithmetic::reproducible), 0x6e696406ff54072b);
+    has_fingerprint(run(*layer, given(*layer, 7), Arithmetic::reproducible), 0x4bc3cfad5179a633);
 }
 
 void absurd_shapes_are_refused() {
