@@ -30,10 +30,11 @@ from coordinator.service import Service, start_task
 from coordinator.store import Store
 from edge_runtime import messages
 from edge_runtime._kernels import SystemRng
+from edge_runtime.architecture import Dense
 from edge_runtime.channel import Channel, client_context, server_context
 from edge_runtime.messages import Contribute, GetTask, Hello, Offer
 from edge_runtime.params import Tensor
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task
 
 _DEVICES, _ROUNDS = 10, 20
 _PEER, _PEER_ROUND_S = "Flower 1.42, measured on the same kind of machine", 13.0
@@ -94,7 +95,7 @@ class _Bench:
             name="cpu",
             rounds=100_000,
             inputs=InputSpec(tuple(f"x{index}" for index in range(99)), "y"),
-            model=ModelSpec(99, (Layer(units), Layer(1)), "mse"),
+            model=ModelSpec(99, (Dense(units), Dense(1)), "mse"),
             privacy=PrivacySpec("central", clip_norm=1.0, epsilon=10.0, log2_scale=10),
             cohort=CohortSpec(devices, devices),
         )

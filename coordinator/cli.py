@@ -315,7 +315,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from coordinator.report import write_report
 
     history, params = latest_run(arguments.home)
-    files = export_model(arguments.output, history.task, params)
+    files = export_model(arguments.output, history.task, params).files
     print(write_report(arguments.output, history, [], model_files=files))
     return 0
 
@@ -324,8 +324,11 @@ def _export(arguments: argparse.Namespace) -> int:
     from coordinator.export import export_model
 
     history, params = latest_run(arguments.home)
-    for path in export_model(arguments.output, history.task, params):
+    exported = export_model(arguments.output, history.task, params)
+    for path in exported.files:
         print(path)
+    for name, reason in exported.missing.items():
+        print(f"no {name}: {reason}", file=sys.stderr)
     return 0
 
 

@@ -275,7 +275,7 @@ def _conclude(console: Console, fleet: Fleet, folder: Path, took_s: float) -> in
     console.print(devices_table(history, rows=len(history.devices)))
     rows = compare(fleet.task, [member.table for member in fleet.members], fleet.test, params, history)
     comparison_table(rows, console)
-    files = export_model(folder / "model", fleet.task, params)
+    files = export_model(folder / "model", fleet.task, params).files
     report = write_report(folder, history, rows, model_files=files)
     rounds_s = sum(record.closed_at_s - record.opened_at_s for record in history.rounds)
     console.print(

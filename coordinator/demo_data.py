@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coordinator.fleet import Fleet, Member
+from edge_runtime.architecture import Dense
 from edge_runtime.errors import LocalError
 from edge_runtime.features import Table
 from edge_runtime.task import (
     CohortSpec,
     InputSpec,
-    Layer,
     ModelSpec,
     Place,
     PrivacySpec,
@@ -94,7 +94,7 @@ def task(*, rounds: int, epsilon: float, place: Place, devices: int, hidden: int
     """
     window = WindowSpec(length=3 * RATE_HZ, step=3 * RATE_HZ // 2, statistics=("mean", "std"))
     inputs = InputSpec(CHANNELS, "family", FAMILIES, scale=(1.0, 1.0, 1.0, 3.0, 3.0, 3.0), window=window)
-    layers = (*((Layer(hidden, "tanh"),) if hidden else ()), Layer(len(FAMILIES)))
+    layers = (*((Dense(hidden, "tanh"),) if hidden else ()), Dense(len(FAMILIES)))
     return Task(
         name="shoulder exercises",
         rounds=rounds,

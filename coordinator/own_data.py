@@ -11,9 +11,10 @@ import numpy as np
 
 from coordinator import partition
 from coordinator.fleet import Fleet, Member
+from edge_runtime.architecture import Dense
 from edge_runtime.errors import LocalError
 from edge_runtime.features import Table
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, Place, PrivacySpec, Task, TrainingSpec
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, Place, PrivacySpec, Task, TrainingSpec
 
 _TEST_SHARE = 0.25
 _MOST_CLASSES = 50
@@ -197,7 +198,7 @@ def _task(
     deviation = values.std(axis=0, dtype=np.float64)
     scale = np.where(deviation > 0, deviation, 1.0)
     outputs = len(classes) or 1
-    layers = (*((Layer(hidden, "tanh"),) if hidden else ()), Layer(outputs))
+    layers = (*((Dense(hidden, "tanh"),) if hidden else ()), Dense(outputs))
     return Task(
         name=path.stem[:80],
         rounds=rounds,

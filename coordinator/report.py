@@ -367,20 +367,26 @@ def _model_section(history: RunHistory, model_files: Sequence[Path]) -> str:
     columns = ", ".join(_safe(name, 40) for name in inputs.columns[:8]) + (", …" if len(inputs.columns) > 8 else "")
     source = f"{_count(len(inputs.columns), 'column')} ({columns})"
     if inputs.window:
-        source = (
-            f"{' and '.join(inputs.window.statistics)} of {source}, over windows of {inputs.window.length:,} rows "
-            f"every {inputs.window.step:,}"
-        )
+        taken = " and ".join(inputs.window.statistics) if inputs.window.values == "statistics" else "the samples"
+        source = f"{taken} of {source}, over windows of {inputs.window.length:,} rows every {inputs.window.step:,}"
+    if inputs.extractor:
+        source = f"{inputs.extractor.features:,} features that a frozen LiteRT model makes of {source}"
     outputs = f"one of {', '.join(_safe(name, 40) for name in inputs.classes[:12])}" if inputs.classes else "a number"
     layers = [
-        [str(index), f"{before:,}", f"{layer.units:,}", layer.activation, f"{(before + 1) * layer.units:,}"]
-        for index, (before, layer) in enumerate(zip(spec.widths, spec.layers, strict=False))
+        [
+            str(placed.number),
+            placed.layer.type + (" (frozen)" if placed.frozen else ""),
+            _shape_text(placed.takes),
+            _shape_text(placed.gives),
+            f"{placed.parameter_count:,}" if placed.parameter_count else "",
+        ]
+        for placed in spec.placed
     ]
     training = task.training
     body = (
         f"<p>From {source} to {outputs}. On each device: {_count(training.epochs, 'epoch')} of batches of "
         f"{training.batch_size:,} at learning rate {training.learning_rate:g}.</p>"
-        f"{_table(('layer', 'inputs', 'units', 'activation', 'parameters'), layers, words=(0, 3))}"
+        f"{_table(('', 'layer', 'takes', 'gives', 'parameters'), layers, words=(0, 1))}"
     )
     if model_files:
         files = [
@@ -391,10 +397,15 @@ def _model_section(history: RunHistory, model_files: Sequence[Path]) -> str:
     return _section("Model", body)
 
 
+def _shape_text(shape: Sequence[int]) -> str:
+    return " × ".join(f"{length:,}" for length in shape)
+
+
 _FILE_KINDS = {
     ".safetensors": "PyTorch and anything that reads safetensors: layers by name",
     ".npz": "NumPy: layers by name",
     ".tflite": "LiteRT (TensorFlow Lite) on phones, boards and microcontrollers",
+    ".onnx": "ONNX Runtime and anything that reads ONNX",
     ".json": "how raw columns become the input, layer by layer to the output",
 }
 

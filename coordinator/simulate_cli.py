@@ -14,10 +14,11 @@ from coordinator.history import RunHistory
 from coordinator.partition import TableSource
 from coordinator.simulate import Simulation
 from coordinator.view import LiveView
+from edge_runtime.architecture import Dense
 from edge_runtime.errors import LocalError
 from edge_runtime.features import Table, examples
 from edge_runtime.sources import open_source
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, TrainingSpec, load_task
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, TrainingSpec, load_task
 
 
 def main(argv: list[str]) -> int:
@@ -92,7 +93,7 @@ def _default_task(arguments: argparse.Namespace) -> Task:
         name="synthetic",
         rounds=20,
         inputs=InputSpec(columns, "label", classes),
-        model=ModelSpec(len(columns), (Layer(len(classes)),)),
+        model=ModelSpec(len(columns), (Dense(len(classes)),)),
         training=TrainingSpec(epochs=2, batch_size=10, learning_rate=0.05),
         privacy=PrivacySpec(arguments.noise or "central", clip_norm=5.0, epsilon=arguments.epsilon or 1.0),
         cohort=CohortSpec(arguments.devices, max(1, arguments.devices // 2)),
@@ -126,4 +127,4 @@ def _write(folder: Path, task: Task, params: np.ndarray, history: RunHistory) ->
     from coordinator.export import export_model
     from coordinator.report import write_report
 
-    print(write_report(folder, history, [], model_files=export_model(folder, task, params)))
+    print(write_report(folder, history, [], model_files=export_model(folder, task, params).files))

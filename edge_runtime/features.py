@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.errors import LocalError, NotEnoughYet
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from edge_runtime.task import InputSpec, Statistic
 
 
@@ -50,11 +49,19 @@ _STATISTICS: dict[Statistic, Callable[..., NDArray[Any]]] = {
 }
 
 
-def examples(table: Table, spec: InputSpec) -> Examples:
-    """Scale the columns, cut windows where the task asks for them.
+# From (n, values of one example) to (n, features): edge_runtime.inference makes it.
+Extract: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-    Raises LocalError when no example is left (NotEnoughYet where more rows are on their way), or too many are.
+
+def examples(table: Table, spec: InputSpec, extract: Extract | None = None) -> Examples:
+    """Scale the columns, cut windows where the task asks for them, and run them through ``extract`` where it asks for
+    an extractor.
+
+    Raises LocalError when no example is left (NotEnoughYet where more rows are on their way), too many are, or what was
+    extracted is not finite.
     """
+    if spec.extractor is not None and extract is None:
+        raise LocalError(f"the task runs an extractor {spec.extractor.title}, which is not at hand here")
     if len(table.labels) * len(spec.columns) > MAX_EXAMPLE_VALUES:
         raise LocalError(_too_many(len(table.labels), len(spec.columns)))
     values = table.values.astype(np.float32)
@@ -71,7 +78,9 @@ def examples(table: Table, spec: InputSpec) -> Examples:
         if spec.scale:
             values /= np.asarray(spec.scale, np.float32)
     if spec.window is not None:
-        values, labels = _windows(values, labels, table.segments, spec)
+        values, labels = _windows(values, labels, table.segments, spec, extract)
+    elif extract is not None:
+        values = _in_pieces(values, len(values), spec.features, values.shape[1], extract)
     if len(labels) == 0:
         kind = NotEnoughYet if table.live else LocalError
         raise kind("the data gives no complete example yet: it is shorter than one window of a single label")
@@ -84,9 +93,15 @@ def examples(table: Table, spec: InputSpec) -> Examples:
 
 
 def _windows(
-    values: NDArray[np.float32], labels: NDArray[Any], segments: NDArray[np.int32] | None, spec: InputSpec
+    values: NDArray[np.float32],
+    labels: NDArray[Any],
+    segments: NDArray[np.int32] | None,
+    spec: InputSpec,
+    extract: Extract | None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(n, statistics * columns): all columns of the first statistic, then of the second; and each window's label."""
+    """(n, features) and each window's label. Statistics: all columns of the first one, then of the second; samples: all
+    columns of the first row, then of the second.
+    """
     window = spec.window
     assert window is not None
     if len(labels) < window.length:
@@ -97,17 +112,35 @@ def _windows(
     changes = np.concatenate([[0], np.cumsum(breaks)])
     starts = np.arange(0, len(labels) - window.length + 1, window.step)
     starts = starts[changes[starts] == changes[starts + window.length - 1]]
-    if len(starts) * spec.features > MAX_EXAMPLE_VALUES:  # step 1 and four statistics: several times the data
-        raise LocalError(_too_many(len(starts), spec.features))
     views = np.lib.stride_tricks.sliding_window_view(values, window.length, axis=0)  # (t - length + 1, c, length)
-    features = np.empty((len(starts), len(window.statistics), values.shape[1]), np.float32)
-    some = max(1, _WINDOWED_VALUES // (window.length * values.shape[1]))
+
+    def made(some: NDArray[np.intp]) -> NDArray[np.float32]:
+        cut = views[some]
+        if window.values == "samples":
+            rows = np.ascontiguousarray(cut.transpose(0, 2, 1)).reshape(len(some), -1)
+        else:
+            rows = np.stack([_STATISTICS[name](cut, axis=2) for name in window.statistics], axis=1)
+            rows = rows.reshape(len(some), -1)
+        return extract(rows) if extract else rows
+
     with np.errstate(over="ignore", invalid="ignore"):
-        for first in range(0, len(starts), some):  # overlapping windows together may be a thousand times the data
-            cut = views[starts[first : first + some]]
-            for index, name in enumerate(window.statistics):
-                features[first : first + some, index] = _STATISTICS[name](cut, axis=2)
-    return features.reshape(len(starts), spec.features), labels[starts + window.length - 1]
+        features = _in_pieces(starts, len(starts), spec.features, window.length * values.shape[1], made)
+    return features, labels[starts + window.length - 1]
+
+
+def _in_pieces(
+    source: NDArray[Any], count: int, features: int, values: int, make: Callable[[NDArray[Any]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """(count, features), made of a few of ``source`` at a time: overlapping windows together may be a thousand times
+    the data. ``values`` go into one example.
+    """
+    if count * features > MAX_EXAMPLE_VALUES:  # windows at every row, and four statistics: several times the data
+        raise LocalError(_too_many(count, features))
+    made = np.empty((count, features), np.float32)
+    some = max(1, _WINDOWED_VALUES // values)
+    for first in range(0, count, some):
+        made[first : first + some] = make(source[first : first + some])
+    return made
 
 
 def _too_many(rows: int, values: int) -> str:

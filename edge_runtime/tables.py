@@ -30,6 +30,18 @@ class Range:
     high: float
 
 
+@dataclass(frozen=True)
+class Tagged:
+    """Marks a union of dataclasses told apart by their key ``type``; a table without it is of the type ``default``.
+
+    Each member has a field ``type``, a Literal of the names that are its. ``refused`` pairs names that somebody will
+    try with the reason why there is no such member.
+    """
+
+    default: str
+    refused: tuple[tuple[str, str], ...] = ()
+
+
 class _Misfit(Exception):
     """What does not fit and where; turned into the caller's class of error at the outermost call."""
 
@@ -69,9 +81,7 @@ def _reader(hint: Any) -> _Reader:
     if origin is typing.Annotated:
         return _annotated(*typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        (inner,) = [option for option in typing.get_args(hint) if option is not type(None)]
-        read = _reader(inner)
-        return lambda value, where: None if value is None else read(value, where)
+        return _union(typing.get_args(hint))
     if origin is typing.Literal:
         return _literal(typing.get_args(hint))
     if origin is tuple:
@@ -97,10 +107,7 @@ def _dataclass(cls: type) -> _Reader:
         values = {}
         for key, value in table.items():
             if key not in fields:
-                # Matching takes quadratic time, and a peer may send a key of many megabytes.
-                close = difflib.get_close_matches(key, fields, n=1) if _short_text(key) else []
-                hint = f'; did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(fields)}"
-                raise _Misfit(f"{where}: unknown key {_shown(key)}{hint}")
+                raise _Misfit(f"{where}: unknown key {_shown(key)}{_meant(key, fields, 'known keys')}")
             values[key] = readers[key](value, f"{where}: {key}")
         for name in required:
             if name not in values:
@@ -113,12 +120,64 @@ def _dataclass(cls: type) -> _Reader:
     return read
 
 
-def _annotated(inner: Any, *bounds: Range) -> _Reader:
+def _union(options: tuple[Any, ...]) -> _Reader:
+    """One type, or a list instead (``kernel = 3`` and ``kernel = [3, 5]``), or None."""
+    present = [option for option in options if option is not type(None)]
+    lists = [_reader(option) for option in present if _is_list(option)]
+    others = [_reader(option) for option in present if not _is_list(option)]
+    if len(lists) > 1 or len(others) > 1:
+        raise TypeError(f"{options} cannot be told apart: mark the union as Tagged")
+
+    def read(value: object, where: str) -> object:
+        if value is None and len(present) < len(options):
+            return None
+        return (lists if lists and (not others or isinstance(value, (list, tuple))) else others)[0](value, where)
+
+    return read
+
+
+def _is_list(hint: Any) -> bool:
+    while typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    return typing.get_origin(hint) is tuple
+
+
+def _tagged(members: tuple[type, ...], tagged: Tagged) -> _Reader:
+    readers = {
+        name: _dataclass(member)
+        for member in members
+        for name in typing.get_args(typing.get_type_hints(member)["type"])
+    }
+    refused = dict(tagged.refused)
+
+    def read(table: object, where: str) -> object:
+        if not isinstance(table, Mapping):
+            raise _Misfit(f"{where}: want a table, got {_shown(table)}")
+        name = table.get("type", tagged.default)
+        if not isinstance(name, str) or name not in readers:
+            if isinstance(name, str) and name in refused:
+                raise _Misfit(f'{where}: no type "{name}": {refused[name]}')
+            raise _Misfit(f"{where}: unknown type {_shown(name)}{_meant(name, readers, 'known types')}")
+        return readers[name]({**table, "type": name}, f"{where} ({name})")
+
+    return read
+
+
+def _meant(name: object, known: Mapping[str, object], what: str) -> str:
+    # Matching takes quadratic time, and a peer may send a key of many megabytes.
+    close = difflib.get_close_matches(typing.cast(str, name), known, n=1) if _short_text(name) else []
+    return f'; did you mean "{close[0]}"?' if close else f"; {what}: {', '.join(known)}"
+
+
+def _annotated(inner: Any, *bounds: Range | Tagged) -> _Reader:
+    if bounds and isinstance(bounds[0], Tagged):
+        return _tagged(typing.get_args(inner), bounds[0])
+    ranges = [bound for bound in bounds if isinstance(bound, Range)]
     read = _reader(inner)
 
     def check(value: object, where: str) -> object:
         result = read(value, where)
-        for bound in bounds if result is not None else ():
+        for bound in ranges if result is not None else ():
             number = isinstance(result, (int, float))
             size = result if number else len(typing.cast(typing.Sized, result))
             if not bound.low <= typing.cast(float, size) <= bound.high:
@@ -142,7 +201,7 @@ def _sequence(item: _Reader) -> _Reader:
     def read(value: object, where: str) -> object:
         if not isinstance(value, (list, tuple)):
             raise _Misfit(f"{where}: want a list, got {_shown(value)}")
-        return tuple([item(member, where) for member in value])
+        return tuple([item(member, f"{where}[{index}]") for index, member in enumerate(value)])
 
     return read
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from coordinator.round import TRANSITIONS as ROUND_TRANSITIONS
+from edge_runtime.architecture import Dense
 from edge_runtime.device import TRANSITIONS as DEVICE_TRANSITIONS
 from edge_runtime.main import main
 from edge_runtime.policy import Policy
 from edge_runtime.tables import from_mapping
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, TrainingSpec, WindowSpec
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, TrainingSpec, WindowSpec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,6 +62,6 @@ def test_example_tasks_are_valid(path: Path) -> None:
 
 def test_every_key_of_a_task_and_of_a_policy_is_documented() -> None:
     text = (ROOT / "docs" / "tasks.md").read_text()
-    for table in (Task, InputSpec, WindowSpec, ModelSpec, Layer, TrainingSpec, PrivacySpec, CohortSpec, Policy):
+    for table in (Task, InputSpec, WindowSpec, ModelSpec, Dense, TrainingSpec, PrivacySpec, CohortSpec, Policy):
         for key in table.__dataclass_fields__:
             assert re.search(rf"`[^`]*\b{key}\b[^`]*`", text), f"docs/tasks.md does not explain {key}"

@@ -13,13 +13,14 @@ from coordinator.service import Peer, Service, start_task
 from coordinator.store import Store
 from edge_runtime import messages
 from edge_runtime._kernels import seeded
+from edge_runtime.architecture import Dense
 from edge_runtime.device import Device
 from edge_runtime.features import Table
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import Contribute, GetTask, Hello, Reply, Request
 from edge_runtime.params import Tensor
 from edge_runtime.policy import Policy
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, TrainingSpec
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, TrainingSpec
 
 
 def make_task(place: str = "central", *, size: int = 3, quorum: int = 2, rounds: int = 3, **cohort: float) -> Task:
@@ -27,7 +28,7 @@ def make_task(place: str = "central", *, size: int = 3, quorum: int = 2, rounds:
         name="small",
         rounds=rounds,
         inputs=InputSpec(("a", "b"), "label", ("no", "yes")),
-        model=ModelSpec(2, (Layer(2),)),
+        model=ModelSpec(2, (Dense(2),)),
         training=TrainingSpec(epochs=1, batch_size=4, learning_rate=0.5),
         privacy=PrivacySpec(place, clip_norm=2.0, epsilon=1.0),
         cohort=CohortSpec(size, quorum, **cohort),

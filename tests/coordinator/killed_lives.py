@@ -25,11 +25,12 @@ from coordinator.service import Peer, Service, start_task
 from coordinator.store import Store
 from edge_runtime import messages
 from edge_runtime._kernels import SystemRng
+from edge_runtime.architecture import Dense
 from edge_runtime.device import Device
 from edge_runtime.features import Table
 from edge_runtime.ledger import Ledger
 from edge_runtime.policy import Policy
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, TrainingSpec
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, TrainingSpec
 
 DEVICES = 3
 connect = sqlite3.connect
@@ -82,7 +83,7 @@ def task(place):
         name="killed",
         rounds=2,
         inputs=InputSpec(("a", "b"), "label", ("no", "yes")),
-        model=ModelSpec(2, (Layer(2),)),
+        model=ModelSpec(2, (Dense(2),)),
         training=TrainingSpec(epochs=2, batch_size=4, learning_rate=0.5),
         privacy=PrivacySpec(place, clip_norm=2.0, epsilon=1.0),
         cohort=CohortSpec(DEVICES, DEVICES, deadline_s=1e4),

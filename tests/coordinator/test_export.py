@@ -1,4 +1,4 @@
-"""The exported files, read back by other people's code: safetensors, json, LiteRT."""
+"""The exported files as their readers find them: safetensors, npz, json, and what a microcontroller maps."""
 
 import builtins
 import json
@@ -7,113 +7,62 @@ import warnings
 import numpy as np
 import pytest
 
-from coordinator.export import TFLITE_ALIGNMENT, export_model, feature_names, state_dict
+from coordinator.export import export_model, feature_names
+from coordinator.interchange.tflite import TFLITE_ALIGNMENT
+from edge_runtime.architecture import Dense, Dropout, Flatten, Gru, Norm
 from edge_runtime.errors import LocalError
-from edge_runtime.task import InputSpec, Layer, ModelSpec, Task, WindowSpec
+from edge_runtime.task import InputSpec, ModelSpec, Task, WindowSpec
 
 CLASSES = ("idle", "walk", "run")
 
 
-def a_task(*layers: Layer, classes: tuple[str, ...] = CLASSES, window: WindowSpec | None = None) -> Task:
+def a_task(*layers: Dense, classes: tuple[str, ...] = CLASSES, window: WindowSpec | None = None) -> Task:
     inputs = InputSpec(
         columns=("x", "y"), label="activity", classes=classes, offset=(0.5, -1.0), scale=(2.0, 3.0), window=window
     )
     loss = "softmax_cross_entropy" if classes else "mse"
-    return Task(name="gait", rounds=3, inputs=inputs, model=ModelSpec(inputs.features, layers, loss))
+    return Task(name="gait", rounds=3, inputs=inputs, model=ModelSpec(layers=layers, loss=loss, shape=inputs.shape))
 
 
 def some_params(task: Task) -> np.ndarray:
     return np.random.default_rng(7).normal(size=task.model.parameter_count).astype(np.float32)
 
 
-def forward(task: Task, params: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The oracle: double precision, its own walk over the flat buffer."""
-    x = x.astype(np.float64)
-    rest = params.astype(np.float64)
-    for layer in task.model.layers:
-        weight, rest = np.split(rest, [layer.units * x.shape[1]])
-        bias, rest = np.split(rest, [layer.units])
-        x = x @ weight.reshape(layer.units, -1).T + bias
-        x = {"identity": lambda v: v, "relu": lambda v: np.maximum(v, 0), "tanh": np.tanh}[layer.activation](x)
-    if task.model.loss == "mse":
-        return x
-    x = np.exp(x - x.max(axis=1, keepdims=True))
-    return x / x.sum(axis=1, keepdims=True)
-
-
 def litert():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the wheel's own imports are not this project's to fix
         pytest.importorskip("ai_edge_litert.schema_py_generated", reason="ai-edge-litert is not installed")
-        return pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
 
 
-def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """Make every import of ``package`` fail, as on a machine that does not have it."""
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Make every import of ``packages`` fail, as on a machine that does not have them."""
     real = builtins.__import__
 
     def refusing(name, *args, **kwargs):
-        if name.split(".")[0] == package:
+        if name.split(".")[0] in packages:
             raise ImportError(f"No module named {name!r}")
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refusing)
 
 
-SHAPES = {
-    "one layer": (Layer(3),),
-    "relu then tanh": (Layer(8, "relu"), Layer(5, "tanh"), Layer(3)),
-    "an activation before the softmax": (Layer(4, "tanh"), Layer(3, "relu")),
-}
-
-
-@pytest.mark.parametrize("layers", SHAPES.values(), ids=SHAPES.keys())
-def test_litert_computes_what_the_network_computes(tmp_path, layers):
-    interpreter = litert()
-    task = a_task(*layers, window=WindowSpec(4, 2))
-    params = some_params(task)
-    export_model(tmp_path, task, params)
-    x = np.random.default_rng(1).normal(size=(6, task.model.inputs)).astype(np.float32)
-
-    runner = interpreter.Interpreter(model_path=str(tmp_path / "model.tflite"))
-    source, sink = runner.get_input_details()[0], runner.get_output_details()[0]
-    assert source["shape"].tolist() == [1, task.model.inputs]
-    runner.resize_tensor_input(source["index"], [6, task.model.inputs])
-    runner.allocate_tensors()
-    runner.set_tensor(source["index"], x)
-    runner.invoke()
-    np.testing.assert_allclose(runner.get_tensor(sink["index"]), forward(task, params, x), atol=1e-6)
-    assert sink["name"] == "probabilities"
-
-
-def test_litert_predicts_a_number_for_a_regression(tmp_path):
-    interpreter = litert()
-    task = a_task(Layer(6, "tanh"), Layer(1), classes=())
-    params = some_params(task)
-    export_model(tmp_path, task, params)
-    x = np.array([[0.25, -1.5]], np.float32)
-
-    runner = interpreter.Interpreter(model_path=str(tmp_path / "model.tflite"))
-    runner.allocate_tensors()
-    runner.set_tensor(runner.get_input_details()[0]["index"], x)
-    runner.invoke()
-    got = runner.get_tensor(runner.get_output_details()[0]["index"])
-    np.testing.assert_allclose(got, forward(task, params, x), atol=1e-6)
+def names(paths) -> list[str]:
+    return [path.name for path in paths]
 
 
 def test_every_weight_lies_where_a_microcontroller_can_read_it_in_place(tmp_path):
     litert()
     from ai_edge_litert import schema_py_generated as schema
 
-    task = a_task(Layer(7, "relu"), Layer(3))
+    task = a_task(Dense(7, "relu"), Dense(3))
     params = some_params(task)
     export_model(tmp_path, task, params)
     data = (tmp_path / "model.tflite").read_bytes()
     assert data[4:8] == b"TFL3"
-    for name, tensor in state_dict(task.model, params).items():
+    for tensor in (params[:14].reshape(2, 7).T, params[14:21], params[21:42].reshape(7, 3).T, params[42:]):
         position = data.find(tensor.tobytes())
-        assert position > 0, name
-        assert position % TFLITE_ALIGNMENT == 0, name
+        assert position > 0
+        assert position % TFLITE_ALIGNMENT == 0
     model = schema.ModelT.InitFromPackedBuf(data)
     assert model.buffers[0].data is None
     assert model.description == b"gait"
@@ -121,19 +70,19 @@ def test_every_weight_lies_where_a_microcontroller_can_read_it_in_place(tmp_path
 
 def test_safetensors_holds_pytorch_names_and_says_how_to_feed_the_model(tmp_path):
     safetensors = pytest.importorskip("safetensors")
-    task = a_task(Layer(4, "relu"), Layer(3))
+    task = a_task(Dense(4, "relu"), Dense(3))
     params = some_params(task)
-    assert tmp_path / "model.safetensors" in export_model(tmp_path, task, params)
+    assert tmp_path / "model.safetensors" in export_model(tmp_path, task, params).files
     with safetensors.safe_open(tmp_path / "model.safetensors", framework="np") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         "0.weight": (4, 2),
         "0.bias": (4,),
-        "1.weight": (3, 4),
-        "1.bias": (3,),
+        "2.weight": (3, 4),  # 1 is the activation, as in nn.Sequential(Linear, ReLU, Linear)
+        "2.bias": (3,),
     }
-    flat = [tensors[name].T.ravel() for name in ("0.weight", "0.bias", "1.weight", "1.bias")]
+    flat = [tensors[name].T.ravel() for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
     np.testing.assert_array_equal(np.concatenate(flat), params)
     assert metadata["task"] == "gait"
     assert json.loads(metadata["classes"]) == list(CLASSES)
@@ -141,10 +90,10 @@ def test_safetensors_holds_pytorch_names_and_says_how_to_feed_the_model(tmp_path
 
 
 def test_without_safetensors_the_same_tensors_go_into_an_npz(tmp_path, monkeypatch):
-    task = a_task(Layer(3))
+    task = a_task(Dense(3))
     params = some_params(task)
     without(monkeypatch, "safetensors")
-    written = export_model(tmp_path, task, params)
+    written = export_model(tmp_path, task, params).files
     assert tmp_path / "model.npz" in written
     assert not (tmp_path / "model.safetensors").exists()
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
@@ -152,20 +101,40 @@ def test_without_safetensors_the_same_tensors_go_into_an_npz(tmp_path, monkeypat
         assert json.loads(str(file["classes"])) == list(CLASSES)
 
 
-def test_without_litert_the_return_value_has_no_tflite_file_and_none_of_before_stays(tmp_path, monkeypatch):
-    task = a_task(Layer(3))
-    export_model(tmp_path, task, some_params(task))
-    without(monkeypatch, "ai_edge_litert")
-    written = export_model(tmp_path, task, some_params(task))
-    assert "model.tflite" not in {path.name for path in written}
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
-    assert json.loads((tmp_path / "model.json").read_text())["files"] == [path.name for path in written[:-1]]
+def test_a_format_whose_package_is_missing_is_named_and_no_file_of_before_stays(tmp_path, monkeypatch):
+    task = a_task(Dense(3))
+    (tmp_path / "model.tflite").write_bytes(b"of an earlier run")
+    (tmp_path / "model.onnx").write_bytes(b"of an earlier run")
+    without(monkeypatch, "ai_edge_litert", "onnx")
+    exported = export_model(tmp_path, task, some_params(task))
+    assert not {"model.tflite", "model.onnx"} & {*names(exported.files)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names(exported.files))
+    assert json.loads((tmp_path / "model.json").read_text())["files"] == names(exported.files)[:-1]
+    assert "pip install 'fedge[tflite]'" in exported.missing["model.tflite"]
+    assert "pip install 'fedge[onnx]'" in exported.missing["model.onnx"]
+
+
+def test_what_litert_cannot_compute_is_refused_with_the_layer_and_goes_out_otherwise(tmp_path):
+    task = a_task(Gru(4), Dense(3), window=WindowSpec(6, 2, values="samples"))
+    exported = export_model(tmp_path, task, some_params(task))
+    assert exported.missing["model.tflite"] == "layer 0 is a gru, and LiteRT has no operator for it: use model.onnx"
+    assert "model.json" in names(exported.files)
+    assert "model.npz" in names(exported.files) or "model.safetensors" in names(exported.files)
+
+
+def test_groups_behind_a_flatten_cannot_be_written_in_pytorchs_order(tmp_path):
+    layers = (Flatten(), Norm(4, type="group_norm"), Dense(3))
+    task = a_task(*layers, window=WindowSpec(6, 2, values="samples"))
+    exported = export_model(tmp_path, task, some_params(task))
+    assert "put it before the flatten" in exported.missing["model.safetensors"]
+    one = a_task(Flatten(), Norm(1, type="group_norm"), Dense(3), window=WindowSpec(6, 2, values="samples"))
+    assert "model.safetensors" not in export_model(tmp_path, one, some_params(one)).missing
 
 
 def test_the_written_layout_alone_is_enough_to_run_the_model_on_raw_columns(tmp_path):
     from edge_runtime.features import Table, examples
 
-    task = a_task(Layer(5, "tanh"), Layer(3), window=WindowSpec(4, 3, ("mean", "std", "max")))
+    task = a_task(Dense(5, "tanh"), Dropout(0.5), Dense(3), window=WindowSpec(4, 3, ("mean", "std", "max")))
     params = some_params(task)
     export_model(tmp_path, task, params)
     raw = np.random.default_rng(3).normal(size=(10, 2)).astype(np.float32)
@@ -181,13 +150,16 @@ def test_the_written_layout_alone_is_enough_to_run_the_model_on_raw_columns(tmp_
     np.testing.assert_allclose(rows, theirs.x, rtol=1e-5, atol=1e-6)
     assert source["features"] == feature_names(task.inputs)
     assert source["features"][:3] == ["mean(x)", "mean(y)", "std(x)"]
-    assert [layer["activation"] for layer in layout["network"]["layers"]] == ["tanh", "identity"]
+    layers = layout["network"]["layers"]
+    assert [layer["type"] for layer in layers] == ["dense", "tanh", "dropout", "dense"]
+    assert layers[3]["tensors"] == {"3.weight": [3, 5], "3.bias": [3]}
+    assert (layers[0]["takes"], layers[0]["gives"]) == ([6], [5])
     assert layout["output"]["classes"] == list(CLASSES)
 
 
 def test_unscaled_columns_are_written_as_offset_zero_and_scale_one(tmp_path):
     inputs = InputSpec(columns=("t",), label="load")
-    task = Task(name="load", rounds=1, inputs=inputs, model=ModelSpec(1, (Layer(1),), "mse"))
+    task = Task(name="load", rounds=1, inputs=inputs, model=ModelSpec(1, (Dense(1),), "mse"))
     export_model(tmp_path, task, np.zeros(2, np.float32))
     layout = json.loads((tmp_path / "model.json").read_text())
     assert (layout["input"]["offset"], layout["input"]["scale"], layout["input"]["window"]) == ([0.0], [1.0], None)
@@ -196,5 +168,5 @@ def test_unscaled_columns_are_written_as_offset_zero_and_scale_one(tmp_path):
 @pytest.mark.parametrize("params", [np.zeros(8, np.float32), np.zeros(9, np.float64), np.zeros((9, 1), np.float32)])
 def test_a_buffer_of_another_model_is_refused_and_nothing_is_written(tmp_path, params):
     with pytest.raises(LocalError, match="9 float32 parameters"):
-        export_model(tmp_path / "out", a_task(Layer(3)), params)
+        export_model(tmp_path / "out", a_task(Dense(3)), params)
     assert not (tmp_path / "out").exists()

@@ -15,8 +15,9 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from coordinator.history import Comparison, DeviceRecord, RoundRecord, RunHistory
 from coordinator.noise_figures import NoiseFigures
 from coordinator.report import report_html, write_report
+from edge_runtime.architecture import Dense
 from edge_runtime.privacy.accountant import composed_epsilon
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, WindowSpec
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, WindowSpec
 
 VOID = {"meta", "br", "use", "path", "rect", "line", "circle"}
 HOSTILE = "</td></svg></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'&$x^2$\x1b[2J\u202e\x00<!--"
@@ -29,7 +30,7 @@ def a_task(place="central", *, epsilon=1.0, name="gait", classes=("walk", "run")
         name=name,
         rounds=rounds,
         inputs=inputs,
-        model=ModelSpec(inputs.features, (Layer(6, "relu"), Layer(outputs)), loss),
+        model=ModelSpec(inputs.features, (Dense(6, "relu"), Dense(outputs)), loss),
         privacy=PrivacySpec(place=place, clip_norm=2.0, epsilon=epsilon),
         cohort=CohortSpec(size=10),
     )

@@ -49,14 +49,15 @@ def test_the_digest_does_not_depend_on_the_process(place):
 def test_a_fleet_learns_what_its_devices_could_not_alone(new_task):
     rng = np.random.default_rng(1)
     tables, test = partition.synthetic(20, alpha=0.1, beta=0.3, rng=rng)
+    from edge_runtime.architecture import Dense
     from edge_runtime.features import examples
-    from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, TrainingSpec
+    from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, TrainingSpec
 
     task = Task(
         "learns",
         8,
         InputSpec(tuple(f"x{index}" for index in range(60)), "label", tuple("0123456789")),
-        ModelSpec(60, (Layer(10),)),
+        ModelSpec(60, (Dense(10),)),
         TrainingSpec(2, 10, 0.05),
         PrivacySpec("none"),
         CohortSpec(20, 10),

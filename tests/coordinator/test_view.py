@@ -24,13 +24,14 @@ from coordinator.view import (
     size_text,
     sparkline,
 )
-from edge_runtime.task import InputSpec, Layer, ModelSpec, Task
+from edge_runtime.architecture import Dense
+from edge_runtime.task import InputSpec, ModelSpec, Task
 
 TASK = Task(
     name="gait",
     rounds=5,
     inputs=InputSpec(columns=("x", "y"), label="activity", classes=("walk", "run")),
-    model=ModelSpec(2, (Layer(2),)),
+    model=ModelSpec(2, (Dense(2),)),
 )
 HOSTILE = [
     "\x1b[2J\x1b[H\x1b]0;owned\x07kettle",  # clear the screen, move the cursor, set the window title

@@ -22,13 +22,14 @@ from coordinator.server import Server
 from coordinator.service import Service, start_task
 from coordinator.store import Store
 from edge_runtime._kernels import SystemRng
+from edge_runtime.architecture import Dense
 from edge_runtime.channel import client_context, server_context
 from edge_runtime.features import Table
 from edge_runtime.identity import Home, _certificate_request, _own_key
 from edge_runtime.join_code import JoinCode
 from edge_runtime.messages import Offer, encode_task
 from edge_runtime.params import Tensor
-from edge_runtime.task import CohortSpec, InputSpec, Layer, ModelSpec, PrivacySpec, Task, TrainingSpec
+from edge_runtime.task import CohortSpec, InputSpec, ModelSpec, PrivacySpec, Task, TrainingSpec
 
 settings.register_profile("runtime", deadline=None, max_examples=60)
 settings.load_profile("runtime")
@@ -39,7 +40,7 @@ def make_task(**changes: Any) -> Task:
         name="test",
         rounds=3,
         inputs=InputSpec(columns=("a", "b"), label="label", classes=("no", "yes")),
-        model=ModelSpec(inputs=2, layers=(Layer(2),)),
+        model=ModelSpec(inputs=2, layers=(Dense(2),)),
         training=TrainingSpec(epochs=2, batch_size=4, learning_rate=0.5),
         privacy=PrivacySpec(place="local", epsilon=1.0),
         cohort=CohortSpec(size=8, quorum=1, deadline_s=5.0, gather_s=0.0),

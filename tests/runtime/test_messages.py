@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import messages, wire
+from edge_runtime.architecture import Dense
 from edge_runtime.errors import RemoteError
 from edge_runtime.messages import (
     Authority,
@@ -32,9 +33,9 @@ from edge_runtime.messages import (
     encode_task,
 )
 from edge_runtime.params import Tensor, narrowest_integer
-from edge_runtime.task import InputSpec, Layer, ModelSpec, Task
+from edge_runtime.task import InputSpec, ModelSpec, Task
 
-TASK = Task("t", 3, InputSpec(("a", "b"), "label", ("no", "yes")), ModelSpec(2, (Layer(2),)))
+TASK = Task("t", 3, InputSpec(("a", "b"), "label", ("no", "yes")), ModelSpec(2, (Dense(2),)))
 UPDATE = Tensor.of(np.arange(-3, 3, dtype=np.int8))
 
 EXAMPLES: list[Message] = [
