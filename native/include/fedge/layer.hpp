@@ -84,7 +84,8 @@ class Layer {
                           const Pass& pass) const noexcept = 0;
 
     // dw += the gradient of examples first .. first + count - 1, the examples in order, each sum term by term in the
-    // order of positions. Called after backward with the same dy, x, kept (pointers to the whole batch).
+    // order of positions; a convolution's bias as FloatKernels::add_rows adds. Called after backward with the same dy,
+    // x, kept (pointers to the whole batch).
     virtual void parameter_gradient(float*, const float*, const float*, const float*, float*, std::size_t,
                                     std::size_t, const Pass&) const noexcept {}
 

@@ -65,8 +65,9 @@ class Conv final : public Layer {
                  const Pass& pass) const noexcept override {
         const float* start = w + weights_;
         if (!bias_) std::fill_n(y, pass.B * output_.size(), 0.0F), start = nullptr;
-        Product shape{at.OH * at.OW, O,  at.KH, at.KW * in, at.OW, at.SH * columns_ * at.C, at.SW * at.C,
-                      columns_ * at.C, step(), O, O};
+        Product shape{
+            at.OH * at.OW,          O, at.KH, at.KW * in, at.OW, at.SH * columns_ * at.C, at.SW * at.C, columns_ * at.C,
+            depthwise() ? at.C : 1, O, O};
         if (at.OH == 1 && rows_ == at.H && columns_ == at.W) {  // the images of a batch are then rows in one row
             shape.M = pass.B * at.OW, shape.a_outer = input_.size();
             multiply(y, x, w, start, shape, pass);
@@ -77,8 +78,6 @@ class Conv final : public Layer {
         }
     }
 
-    // dx at h takes dy at oh through kh = h + PH - oh SH. So the rows h of one remainder r of h + PH by SH see the taps
-    // r, r + SH, ..., and over them their dx is a correlation of stride 1 with dy, the taps in falling order.
     void backward(float* dx, const float* dy, const float*, const float* w, float*, float* scratch,
                   const Pass& pass) const noexcept override {
         if (dx == nullptr) return;
@@ -87,35 +86,31 @@ class Conv final : public Layer {
         float* const room = zeros + at.C;
         turn(turned, w);
         std::fill_n(zeros, at.C, 0.0F);
-        const bool at_once = at.SH == 1 && at.SW == 1;
         for (std::size_t b = 0; b < pass.B; ++b) {
-            const float* const slope = padded(room, dy + b * output_.size(), at.OH, at.OW, O, above_, left_,
-                                              slope_rows_, slope_columns_);
-            const float* taps = turned;
-            for (std::size_t rh = 0; rh < at.SH; ++rh) {
-                const std::size_t nh = taps_of(at.KH, rh, at.SH);
-                for (std::size_t rw = 0; rw < at.SW; ++rw) {
-                    const std::size_t nw = taps_of(at.KW, rw, at.SW);
-                    const std::size_t w0 = first_of(rw, at.PW, at.SW), ow = (w0 + at.PW) / at.SW;
-                    const std::size_t places = w0 < at.W ? (at.W - w0 + at.SW - 1) / at.SW : 0;
-                    const Product shape{at_once ? at.H * at.W : places, at.C, nh, nw * out, places, slope_columns_ * O, O,
-                                        slope_columns_ * O, depthwise() ? O : 1, at.C, at.SW * at.C};
-                    for (std::size_t h = first_of(rh, at.PH, at.SH); h < at.H; h += at_once ? at.H : at.SH) {
-                        const std::size_t oh = (h + at.PH) / at.SH;
-                        const float* const corner =
-                            slope + ((oh + above_ + 1 - nh) * slope_columns_ + ow + left_ + 1 - nw) * O;
-                        multiply(dx + b * input_.size() + (h * at.W + w0) * at.C, corner, taps, zeros, shape, pass);
-                    }
-                    taps += nh * nw * out * at.C;
-                }
+            const float* const slope =
+                padded(room, dy + b * output_.size(), at.OH, at.OW, O, above_, left_, slope_rows_, slope_columns_);
+            float* const image = dx + b * input_.size();
+            if (at.SH == 1 && at.SW == 1) {
+                input_slope(image, slope, turned, zeros, 0, at.H, pass);
+            } else {
+                for (std::size_t h = 0; h < at.H; ++h) input_slope(image, slope, turned, zeros, h, 1, pass);
             }
         }
     }
 
-    void parameter_gradient(float* dw, const float* dy, const float* x, const float*, float* scratch,
-                            std::size_t first, std::size_t count, const Pass& pass) const noexcept override {
-        const Product shape{at.KH * at.KW * in, O, at.OH, at.OW, at.KW * in, columns_ * at.C, depthwise() ? at.C : 1,
-                            at.SH * columns_ * at.C, at.SW * at.C, O, O};
+    void parameter_gradient(float* dw, const float* dy, const float* x, const float*, float* scratch, std::size_t first,
+                            std::size_t count, const Pass& pass) const noexcept override {
+        const Product shape{at.KH * at.KW * in,
+                            O,
+                            at.OH,
+                            at.OW,
+                            at.KW * in,
+                            columns_ * at.C,
+                            depthwise() ? at.C : 1,
+                            at.SH * columns_ * at.C,
+                            at.SW * at.C,
+                            O,
+                            O};
         for (std::size_t b = first; b < first + count; ++b) {
             const float* const slope = dy + b * output_.size();
             multiply(dw, padded_input(scratch, x, b), slope, nullptr, shape, pass);
@@ -125,7 +120,6 @@ class Conv final : public Layer {
 
   private:
     bool depthwise() const noexcept { return parameters_[0].shape.size() == 3; }
-    std::size_t step() const noexcept { return depthwise() ? at.C : 1; }
 
     void multiply(float* c, const float* a, const float* b, const float* start, const Product& shape,
                   const Pass& pass) const noexcept {
@@ -136,23 +130,39 @@ class Conv final : public Layer {
         return padded(room, x + b * input_.size(), at.H, at.W, at.C, at.PH, at.PW, rows_, columns_);
     }
 
-    // How many of `size` taps have the remainder r.
-    static std::size_t taps_of(std::size_t size, std::size_t r, std::size_t stride) noexcept {
-        return r < size ? (size - r + stride - 1) / stride : 0;
+    // dx at h takes dy at oh through the tap kh = h + PH - oh SH. So of the h + PH with one remainder by SH each sees
+    // the same taps, those with that remainder, and over such h dx is a correlation of stride 1 with dy, the taps in
+    // falling order. As it is for w, and here from row h on.
+    void input_slope(float* dx, const float* slope, const float* turned, const float* zeros, std::size_t h,
+                     std::size_t rows, const Pass& pass) const noexcept {
+        const std::size_t rh = (h + at.PH) % at.SH, oh = (h + at.PH) / at.SH, nh = taps(at.KH, at.SH, rh);
+        for (std::size_t w = 0; w < std::min(at.SW, at.W); ++w) {
+            const std::size_t rw = (w + at.PW) % at.SW, ow = (w + at.PW) / at.SW, nw = taps(at.KW, at.SW, rw);
+            const std::size_t places = (at.W - w + at.SW - 1) / at.SW;
+            const std::size_t before = taps_below(at.KH, at.SH, rh) * at.KW + nh * taps_below(at.KW, at.SW, rw);
+            const float* const corner = slope + ((oh + above_ + 1 - nh) * slope_columns_ + ow + left_ + 1 - nw) * O;
+            multiply(dx + (h * at.W + w) * at.C, corner, turned + before * out * at.C, zeros,
+                     {rows * places, at.C, nh, nw * out, places, slope_columns_ * O, O, slope_columns_ * O,
+                      depthwise() ? O : 1, at.C, at.SW * at.C},
+                     pass);
+        }
     }
 
-    // The first position whose remainder, counted from the padding's edge, is r.
-    static std::size_t first_of(std::size_t r, std::size_t padding, std::size_t stride) noexcept {
-        return (r + stride - padding % stride) % stride;
+    // Of 0 .. size - 1, how many have a remainder by stride below r, and how many have r.
+    static std::size_t taps_below(std::size_t size, std::size_t stride, std::size_t r) noexcept {
+        return size / stride * r + std::min(size % stride, r);
+    }
+    static std::size_t taps(std::size_t size, std::size_t stride, std::size_t r) noexcept {
+        return taps_below(size, stride, r + 1) - taps_below(size, stride, r);
     }
 
-    // The weight as backward reads it: by remainder, then taps from the last to the first, each (out, C).
+    // The weight as input_slope reads it: by remainder, then taps from the last to the first, each (out, C).
     void turn(float* turned, const float* w) const noexcept {
-        for (std::size_t rh = 0; rh < at.SH; ++rh) {
-            for (std::size_t rw = 0; rw < at.SW; ++rw) {
-                for (std::size_t jh = taps_of(at.KH, rh, at.SH); jh-- > 0;) {
-                    for (std::size_t jw = taps_of(at.KW, rw, at.SW); jw-- > 0; turned += out * at.C) {
-                        const float* const tap = w + ((rh + jh * at.SH) * at.KW + rw + jw * at.SW) * in * O;
+        for (std::size_t rh = 0; rh < std::min(at.SH, at.KH); ++rh) {
+            for (std::size_t rw = 0; rw < std::min(at.SW, at.KW); ++rw) {
+                for (std::size_t i = taps(at.KH, at.SH, rh); i-- > 0;) {
+                    for (std::size_t j = taps(at.KW, at.SW, rw); j-- > 0; turned += out * at.C) {
+                        const float* const tap = w + ((rh + i * at.SH) * at.KW + rw + j * at.SW) * in * O;
                         transpose(turned, tap, depthwise() ? 1 : at.C, O);
                     }
                 }

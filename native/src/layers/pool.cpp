@@ -28,7 +28,8 @@ class MaxPool final : public Pool {
     const char* kind() const noexcept override { return "max_pool"; }
     std::size_t kept_size(std::size_t B) const noexcept override { return saturating_product(B, output_.size()); }
 
-    void forward(float* y, const float* x, const float*, float* kept, float*, const Pass& pass) const noexcept override {
+    void forward(float* y, const float* x, const float*, float* kept, float*,
+                 const Pass& pass) const noexcept override {
         const std::size_t outputs = output_.size();
         for (std::size_t b = 0; b < pass.B; ++b) {
             pass.kernels.max_pool(y + b * outputs, kept + b * outputs, x + b * input_.size(), shape);

@@ -52,8 +52,18 @@ Shape windows_in(Shape input, const Window& window, std::size_t channels,
 }
 
 Windows windows(Shape input, Shape output, const Window& window) noexcept {
-    return {input.height,      input.width,       input.channels,   output.height,     output.width, window.size[0],
-            window.size[1],    window.stride[0],  window.stride[1], window.padding[0], window.padding[1]};
+    const auto& [size, stride, padding] = window;
+    return {input.height,
+            input.width,
+            input.channels,
+            output.height,
+            output.width,
+            size[0],
+            size[1],
+            std::min(stride[0], input.height + 2 * padding[0]),
+            std::min(stride[1], input.width + 2 * padding[1]),
+            padding[0],
+            padding[1]};
 }
 
 }  // namespace fedge

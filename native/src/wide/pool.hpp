@@ -36,12 +36,25 @@ inline void every_window(const Windows& shape, Body body) noexcept {
 
 // body(offset from the first tap in floats, number) at every tap of a window, in order.
 template <class Body>
-inline void every_tap(const Windows& shape, std::size_t number, std::size_t rows, std::size_t columns,
-                      Body body) noexcept {
+inline void taps_of(const Windows& shape, std::size_t number, std::size_t rows, std::size_t columns,
+                    Body body) noexcept {
     for (std::size_t i = 0; i < rows; ++i) {
         for (std::size_t j = 0; j < columns; ++j) {
             body((i * shape.W + j) * shape.C, static_cast<float>(number + i * shape.KW + j));
         }
+    }
+}
+
+// The same, with the loops of the usual windows unrolled.
+template <class Body>
+inline void every_tap(const Windows& shape, std::size_t number, std::size_t rows, std::size_t columns,
+                      Body body) noexcept {
+    if (columns == 2 && rows == 2) {
+        taps_of(shape, number, 2, 2, body);
+    } else if (columns == 2 && rows == 1) {
+        taps_of(shape, number, 1, 2, body);
+    } else {
+        taps_of(shape, number, rows, columns, body);
     }
 }
 
@@ -84,9 +97,8 @@ void average_pool(float* y, const float* x, const Windows& shape) noexcept {
                                     std::size_t columns) noexcept {
         everywhere(shape.C, [=, &shape](auto at) noexcept {
             F32 sum{};
-            every_tap(shape, number, rows, columns, [&](std::size_t offset, float) noexcept {
-                sum += at.get(x + window + offset);
-            });
+            every_tap(shape, number, rows, columns,
+                      [&](std::size_t offset, float) noexcept { sum += at.get(x + window + offset); });
             at.put(y + output, sum / taps_in_all);
         });
     });

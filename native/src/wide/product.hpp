@@ -19,22 +19,23 @@ constexpr std::size_t tile_sums = 12, tile_vectors = 4;
 #endif
 constexpr std::size_t most_tail = lanes - 1;
 
-// Where the rows of the left factor begin, one after the other.
+// Where the rows of the left factor begin, one after the other. Counted in offsets, for what lies past the last row
+// need not be an address.
 class RowWalk {
   public:
-    RowWalk(const float* a, const Product& shape) noexcept
-        : outer_(a), at_(a), left_(shape.J), J_(shape.J), outer_step_(shape.a_outer), inner_step_(shape.a_inner) {}
+    RowWalk(const float* a, const Product& shape) noexcept : a_(a), shape_(shape), left_(shape.J) {}
 
     const float* next() noexcept {
-        const float* const row = at_;
-        at_ += inner_step_;
-        if (--left_ == 0) at_ = outer_ += outer_step_, left_ = J_;
+        const float* const row = a_ + at_;
+        at_ += shape_.a_inner;
+        if (--left_ == 0) at_ = outer_ += shape_.a_outer, left_ = shape_.J;
         return row;
     }
 
   private:
-    const float *outer_, *at_;
-    std::size_t left_, J_, outer_step_, inner_step_;
+    const float* a_;
+    const Product& shape_;
+    std::size_t left_, outer_ = 0, at_ = 0;
 };
 
 // MR rows of c and the columns of NV vectors, the last of them `tail` long where it is not whole.
