@@ -106,7 +106,7 @@ struct FloatKernels {
     void (*sgd)(float* w, float* g, float* velocity, std::size_t n, const Descent& step) noexcept;
     void (*adam)(float* w, float* g, float* mean, float* square, std::size_t n, const Descent& step) noexcept;
 
-    // As multiply, but every column reads a as far to the right as itself: c[m, n] = start[n] + sum of a[.. + n] b[.., n].
+    // As multiply, but every column reads a as far to the right as itself: each term is a[... + n] b[..., n].
     void (*multiply_channels)(float* c, const float* a, const float* b, const float* start,
                               const Product& shape) noexcept;
     // total (n) += the sum of the rows of x (rows, n), itself ((s0 + s2) + (s1 + s3)) of the sums of every fourth row.

@@ -10,23 +10,15 @@
 #include "../src/kernels.hpp"
 #include "check.hpp"
 #include "fedge/layer.hpp"
+#include "layer_oracle.hpp"
 
 using namespace fedge;
+using layer_oracle::numbers;
 
 namespace {
 
 using Doubles = std::vector<double>;
 using Floats = std::vector<float>;
-
-// Uniform in [-1, 1).
-Floats numbers(std::size_t n, std::uint32_t seed) {
-    Floats values(n);
-    for (float& v : values) {
-        seed = seed * 1664525U + 1013904223U;
-        v = static_cast<float>(seed >> 8) / 8388608.0F - 1.0F;
-    }
-    return values;
-}
 
 struct Case {
     Shape input;
