@@ -53,8 +53,8 @@ double softmax_cross_entropy(float* dy, const float* y, const std::int32_t* labe
                              std::size_t B, std::size_t O, const FloatKernels& kernels) noexcept {
     float room[block], top[block], total[block];
     // Rows at a time: what stays in the nearest cache, or fits the room.
-    const std::size_t rows = dy != nullptr ? std::clamp<std::size_t>(8 * block / O, 8, block)
-                                           : std::clamp<std::size_t>(block / O, 1, block);
+    const std::size_t rows =
+        dy != nullptr ? std::clamp<std::size_t>(8 * block / O, 8, block) : std::clamp<std::size_t>(block / O, 1, block);
     double loss = 0.0;
     for (std::size_t first = 0; first < B; first += rows) {
         const std::size_t count = std::min(rows, B - first);

@@ -89,8 +89,7 @@ void value_and_slope_match_the_definitions_and_their_differences(const Case& at)
         const FloatKernels& kernels = float_kernels(arithmetic);
         std::vector<float> dy(at.B * at.O, 99.0F);
         const float scale = 0.25F;
-        const double value =
-            loss_and_slope(dy.data(), at.y.data(), at.targets(), scale, at.B, at.O, at.loss, kernels);
+        const double value = loss_and_slope(dy.data(), at.y.data(), at.targets(), scale, at.B, at.O, at.loss, kernels);
         double want = 0.0;
         for (std::size_t b = 0; b < at.B; ++b) want += at.row(b);
         CHECK(std::fabs(value - want) <= 2e-6 * want);
@@ -134,8 +133,8 @@ void far_logits_do_not_overflow() {
     CHECK(dy[0] == 1.0F && dy[1] == -1.0F && dy[2] == 0.0F && dy[3] == -1.0F && dy[4] == 1.0F && dy[5] == 0.0F);
 
     const float ones[] = {1.0F, 1.0F, 0.0F, 0.0F, 1.0F, 0.0F};
-    value = loss_and_slope(dy, far, {nullptr, ones}, 3.0F, 2, 3, Loss{LossKind::binary_cross_entropy, {}, 1.0F},
-                           kernels);
+    value =
+        loss_and_slope(dy, far, {nullptr, ones}, 3.0F, 2, 3, Loss{LossKind::binary_cross_entropy, {}, 1.0F}, kernels);
     CHECK(std::fabs(value * 3.0 - 1e30) < 1e24);
     CHECK(dy[0] == 0.0F && dy[1] == -1.0F && dy[2] == 0.5F && dy[3] == 0.0F && dy[4] == 0.0F && dy[5] > 0.7F);
     // Well inside one side the loss keeps its relative precision: log(1 + e^-20).
@@ -155,8 +154,7 @@ void nan_and_infinity_show_in_the_value_and_in_their_own_row_alone() {
                 std::vector<float> clean(9), dy(9);
                 loss_and_slope(clean.data(), at.y.data(), at.targets(), 1.0F, 3, 3, at.loss, kernels);
                 at.y[3 + o] = bad;
-                const double value =
-                    loss_and_slope(dy.data(), at.y.data(), at.targets(), 1.0F, 3, 3, at.loss, kernels);
+                const double value = loss_and_slope(dy.data(), at.y.data(), at.targets(), 1.0F, 3, 3, at.loss, kernels);
                 if (std::isnan(bad)) CHECK(std::isnan(value) && std::isnan(dy[3 + o]));
                 CHECK(std::memcmp(dy.data(), clean.data(), 3 * sizeof(float)) == 0);
                 CHECK(std::memcmp(dy.data() + 6, clean.data() + 6, 3 * sizeof(float)) == 0);

@@ -116,7 +116,7 @@ struct Function {
 };
 
 const Function functions[] = {
-    {&FloatKernels::exp, scalar::exp, [](double x) { return std::exp(x); }, 1.01},
+    {&FloatKernels::exp, scalar::exp, [](double x) { return std::exp(x); }, 1.04},
     {&FloatKernels::log, scalar::log, [](double x) { return std::log(x); }, 0.83},
     {&FloatKernels::tanh, scalar::tanh, [](double x) { return std::tanh(x); }, 1.32},
     {&FloatKernels::sigmoid, scalar::sigmoid,
@@ -137,7 +137,7 @@ bool same(float a, float b) { return bits(a) == bits(b) || (a != a && b != b); }
 // borders where something changes.
 std::vector<float> sweep() {
     std::vector<float> x;
-    for (std::uint64_t b = 0; b < std::uint64_t{1} << 32; b += 4093) x.push_back(from_bits(static_cast<std::uint32_t>(b)));
+    for (std::uint32_t b = 0; b < 0xffffffffU - 4093U; b += 4093) x.push_back(from_bits(b));
     for (const float border : {0.0F, 0.5F, 0.625F, 0.75F, 1.0F, 1.5F, 9.0F, 10.0F, 87.3F, 88.72284F, 89.0F, 103.97208F,
                                104.0F, 0x1p-126F, 0x1p-149F, 0x1.fffffep+127F, infinity}) {
         for (std::uint32_t step = 0; step < 64; ++step) {
@@ -253,7 +253,8 @@ void a_quiet_unit_drops_even_an_infinite_slope_and_nan_stays() {
     float dy[] = {infinity, 1.0F, 2.0F, nan, 5.0F};
     kernels.relu_slope(dy, y, 5);
     CHECK(dy[0] == 0.0F && dy[1] == 0.0F && dy[2] == 2.0F && std::isnan(dy[3]) && dy[4] == 5.0F);
-    for (const Slope kernel : {&FloatKernels::tanh_slope, &FloatKernels::sigmoid_slope, &FloatKernels::softplus_slope}) {
+    for (const Slope kernel :
+         {&FloatKernels::tanh_slope, &FloatKernels::sigmoid_slope, &FloatKernels::softplus_slope}) {
         float slope = 1.0F;
         (kernels.*kernel)(&slope, &y[2], 1);
         CHECK(std::isnan(slope));

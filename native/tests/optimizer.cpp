@@ -69,9 +69,10 @@ void steps_match_the_definitions(const Optimizer& optimizer, bool anchored, bool
             optimizer_step(w.data(), d.data(), state.empty() ? nullptr : state.data(), stride, P, t, rate, optimizer,
                            objective, float_kernels(arithmetic));
             for (std::size_t i = 0; i < P; ++i) {
-                const double want = oracle[i].step(static_cast<double>(g[i]), static_cast<double>(anchor[i]),
-                                                   corrected ? static_cast<double>(correction[i]) : 0.0,
-                                                   static_cast<double>(rate), static_cast<double>(t), optimizer, objective);
+                const double want =
+                    oracle[i].step(static_cast<double>(g[i]), static_cast<double>(anchor[i]),
+                                   corrected ? static_cast<double>(correction[i]) : 0.0, static_cast<double>(rate),
+                                   static_cast<double>(t), optimizer, objective);
                 wrong += std::fabs(static_cast<double>(d[i]) - want) <= 1e-6 ? 0 : 1;
                 wrong += std::fabs(static_cast<double>(w[i]) - oracle[i].w) <= 2e-6 ? 0 : 1;
             }

@@ -32,7 +32,9 @@ struct Targets {
 //   mse                    mean over O of (y - t)^2
 //   huber                  mean over O of e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2); e = y - t
 //   hinge                  mean over O of max(0, 1 - t y)
-// Overwrites dy (B, O) with scale * the gradient, or leaves it out when null.
+// Overwrites dy (B, O) with scale * the gradient, or leaves it out when null. Slopes are worked out in float32, sums
+// over a row in the order of its outputs, and no row's depend on another's; the value is summed in double. Logits of
+// any size are fine; an output that is NaN gives a NaN value and a NaN slope, an infinite one infinities or NaN.
 double loss_and_slope(float* dy, const float* y, Targets targets, float scale, std::size_t B, std::size_t O,
                       const Loss& loss, const FloatKernels& kernels) noexcept;
 

@@ -20,6 +20,7 @@ struct LocalObjective {
 
 enum class OptimizerKind : std::uint8_t { sgd, adam, adamw };
 
+// As torch.optim.SGD, Adam and AdamW define them:
 // sgd:   d += weight_decay w;  v = momentum v + d;  w -= rate (nesterov ? d + momentum v : v).
 // adam:  d += weight_decay w;  m, v as Kingma & Ba 2015 with bias correction;  w -= rate m^ / (sqrt(v^) + epsilon).
 // adamw: w -= rate weight_decay w first, then as adam without it (Loshchilov & Hutter 2019).
@@ -35,8 +36,8 @@ struct Optimizer {
 // How many buffers of P floats the optimizer keeps from step to step; they start at zero.
 std::size_t optimizer_buffers(const Optimizer& optimizer) noexcept;
 
-// Step `step` (1, 2, ...) on w (P). g (P) brings the gradient and leaves holding d. state (buffers of `stride` floats,
-// this stretch's part at the same place in each).
+// Step `step` (1, 2, ...) on w (P). g (P) brings the gradient and leaves holding the objective's d, before weight
+// decay. state: buffers of `stride` floats, this stretch's part at the same place in each; null where there are none.
 void optimizer_step(float* w, float* g, float* state, std::size_t stride, std::size_t P, std::uint64_t step,
                     float learning_rate, const Optimizer& optimizer, const LocalObjective& objective,
                     const FloatKernels& kernels) noexcept;
