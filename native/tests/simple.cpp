@@ -113,6 +113,7 @@ void absurd_rates_are_refused() {
     }
     CHECK(refused([] { make_dropout({1, 1, 5}, 0.5, 65536); }));
     CHECK(!refused([] { make_dropout({1, 1, 5}, 0.0, 65535); }));
+    CHECK(!refused([] { make_dropout({1, 1, 5}, 0.9999999, 0); }));
 }
 
 }  // namespace

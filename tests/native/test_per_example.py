@@ -62,6 +62,8 @@ NETWORKS = {
         (9,),
         [{"type": "dense", "units": 7}, TANH, {"type": "dense", "units": 5, "frozen": True}, TANH, DENSE],
     ),
+    "gru over gru": ((4, 2), [{"type": "gru", "units": 5, "sequences": True}, {"type": "gru", "units": 3}]),
+    "both norms": ((4, 6), [{"type": "group_norm", "groups": 2}, {"type": "layer_norm"}, FLATTEN, DENSE]),
 }
 
 

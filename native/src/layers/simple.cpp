@@ -27,7 +27,7 @@ class Dropout final : public Layer {
   public:
     Dropout(Shape shape, double rate, std::size_t number)
         : Layer(shape, shape),
-          threshold_(static_cast<unsigned>(std::lround(rate * levels))),
+          threshold_(std::min(static_cast<unsigned>(std::lround(rate * levels)), 65535U)),
           scale_(static_cast<float>(levels / (levels - threshold_))),
           number_(number),
           row_blocks_((shape.size() + drawn - 1) / drawn) {}
@@ -91,8 +91,8 @@ class Dropout final : public Layer {
 std::unique_ptr<Layer> make_flatten(Shape input) { return std::make_unique<Flatten>(input); }
 
 std::unique_ptr<Layer> make_dropout(Shape input, double rate, std::size_t number) {
-    if (!(rate >= 0.0 && rate <= 0.99)) {
-        throw std::invalid_argument("want rate in [0, 0.99]; got " + std::to_string(rate));
+    if (!(rate >= 0.0 && rate < 1.0)) {
+        throw std::invalid_argument("want rate in [0, 1); got " + std::to_string(rate));
     }
     check_range("layers", number, 0, 65535);
     return std::make_unique<Dropout>(input, rate, number);
