@@ -6,6 +6,8 @@ FEDGE := $(BIN)/fedge
 BUILD_TOOLS := 'scikit-build-core>=0.11' 'pybind11>=2.13' 'cython>=3.0' 'cython-cmake>=0.2' 'cmake>=3.20' 'ninja>=1.10'
 # The demonstration's recordings. Only a data file of the wheel is used, so its dependencies (202 MB on disk) stay out.
 DEMO_DATA := 'seglearn==1.2.5'
+# What the training kernels are measured beside, one thread each: of PyTorch the build for CPUs is enough.
+TRAINING_PEERS := 'torch==2.13.0' 'opacus==1.6.*' scikit-learn opendp threadpoolctl
 NATIVE := $(shell find native firmware_bridge CMakeLists.txt pyproject.toml -type f \
 	\( -name '*.[ch]pp' -o -name '*.[ch]' -o -name '*.pyx' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \))
 
@@ -80,6 +82,7 @@ bench-setup: $(VENV)/.demo ## install what the benchmarks compare with
 	$(PYTHON) -m venv .bench-venv
 	.bench-venv/bin/pip install --quiet --disable-pip-version-check numpy 'flwr==1.42.0' \
 		|| $(MAKE) .bench-venv/loose
+	.bench-venv/bin/pip install --quiet --disable-pip-version-check $(TRAINING_PEERS)
 
 # flwr 1.42 pins the newest certificates on the day of its release, which a registry that lags does not have yet. They play no part
 # on loopback: take what there is.
