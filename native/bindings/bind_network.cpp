@@ -43,12 +43,14 @@ class Table {
         return worded([&] { return real_arg(take(key), key, want, holds); });
     }
     // One number for both dimensions, or one for each; with one dimension only the width's.
-    std::array<std::size_t, 2> pair(const char* key, bool two, std::int64_t low, std::array<std::size_t, 2> otherwise) {
+    // Two numbers where `listed`; one stands for both where `two`.
+    std::array<std::size_t, 2> pair(const char* key, bool listed, bool two, std::int64_t low,
+                                    std::array<std::size_t, 2> otherwise) {
         constexpr std::int64_t most = 1 << 20;
         if (!table_.contains(key)) return otherwise;
         const py::object value = take(key);
         return worded([&]() -> std::array<std::size_t, 2> {
-            if (two && py::isinstance<py::sequence>(value)) {
+            if (listed && py::isinstance<py::sequence>(value)) {
                 const auto both = value.cast<py::sequence>();
                 if (both.size() != 2) throw py::value_error("want " + std::string(key) + " of [height, width]");
                 return {count_arg(both[0], key, low, most), count_arg(both[1], key, low, most)};
@@ -93,10 +95,11 @@ bool is_rate(double v) { return v >= 0.0 && v < 1.0; }
 bool is_epsilon(double v) { return v > 0.0 && v <= 1.0; }
 
 Window window(Table& table, const char* size, bool two, bool pool) {
+    const bool listed = two || pool;  // a pool cannot tell an image of height 1 from a sequence
     Window w;
-    w.size = table.pair(size, two, 1, {1, 1});
-    w.stride = table.pair("stride", two, 1, pool ? w.size : std::array<std::size_t, 2>{1, 1});
-    w.padding = table.pair("padding", two, 0, {0, 0});
+    w.size = table.pair(size, listed, two, 1, {1, 1});
+    w.stride = table.pair("stride", listed, two, 1, pool ? w.size : std::array<std::size_t, 2>{1, 1});
+    w.padding = table.pair("padding", listed, two, 0, {0, 0});
     return w;
 }
 
