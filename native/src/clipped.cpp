@@ -55,8 +55,8 @@ void measure(const Buffers& at, std::size_t l, double* norm, const Network& net,
     const Layer& layer = *net.layers()[l].layer;
     const float* const input = at.trace.input(l, x);
     if (layer.ghost()) {
-        layer.example_norms(norm, dy, input, at.trace.kept[l], kind, pass);
         std::memcpy(at.saved[l], dy, pass.B * layer.output().size() * sizeof(float));
+        layer.example_norms(norm, at.saved[l], input, at.trace.kept[l], kind, pass);
         return;
     }
     const std::size_t P = layer.parameter_count();
@@ -64,7 +64,7 @@ void measure(const Buffers& at, std::size_t l, double* norm, const Network& net,
         float* const gradient = at.saved[l] + b * P;
         std::fill_n(gradient, P, 0.0F);
         layer.parameter_gradient(gradient, dy, input, at.trace.kept[l], at.trace.scratch, b, 1, pass);
-        norm[b] += kind == Norm::l1 ? magnitude_sum(gradient, P) : square_sum(gradient, P);
+        norm[b] += fedge::measure(gradient, P, kind, pass.kernels);
     }
 }
 

@@ -87,6 +87,10 @@ struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
     void (*multiply)(float* c, const float* a, const float* b, const float* start, const Product& shape) noexcept;
 
+    // Sum of |x| and of x^2 over x (n), in double.
+    double (*magnitude_sum)(const float* x, std::size_t n) noexcept;
+    double (*square_sum)(const float* x, std::size_t n) noexcept;
+
     // In place on y (n). wide/math.hpp says how exact they are. NaN stays NaN in all of them.
     void (*exp)(float* y, std::size_t n) noexcept;
     void (*log)(float* y, std::size_t n) noexcept;

@@ -60,7 +60,7 @@ std::size_t Network::first_bad_input(const float* x, std::size_t B) const noexce
 std::size_t rows_at_once(const Network& net, std::size_t B) noexcept {
     constexpr std::size_t cached = std::size_t{768} << 10;
     const std::size_t row = gradient_workspace_size(net, 65) - gradient_workspace_size(net, 1);
-    return std::max<std::size_t>(std::min(B, std::max<std::size_t>(cached / std::max<std::size_t>(row / 64, 1), 8)), 1);
+    return std::max<std::size_t>(std::min(B, std::max<std::size_t>(cached / std::max<std::size_t>(row / 64, 1), 16)), 1);
 }
 
 std::size_t predict_workspace_size(const Network& net, std::size_t B) noexcept {

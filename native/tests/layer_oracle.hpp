@@ -72,7 +72,8 @@ inline Slopes run(const Layer& layer, const Given& in, Arithmetic arithmetic, st
     for (const Norm norm : {Norm::l1, Norm::l2}) {
         auto& norms = out.norms[norm == Norm::l1 ? 0 : 1];
         norms.assign(count, 0.0);
-        if (layer.ghost()) layer.example_norms(norms.data(), dy, x, kept.data(), norm, pass);
+        std::vector<float> merged(dy, dy + count * O);
+        if (layer.ghost()) layer.example_norms(norms.data(), merged.data(), x, kept.data(), norm, pass);
     }
     for (std::size_t b = 0; b < count; b += piece) {
         layer.parameter_gradient(out.dw.data(), dy, x, kept.data(), scratch.data(), b, std::min(piece, count - b),

@@ -155,6 +155,20 @@ def test_one_outlier_moves_the_sum_by_at_most_the_bound(name, norm):
         assert sums[1] >= 0.9 * bound
 
 
+def test_a_token_that_comes_twice_enters_as_one_term():
+    """Slopes that nearly cancel: scaled apart and then added, their rounding would be as large as the bound."""
+    layers = [{"type": "embedding", "vocabulary": 3, "units": 1}, {"type": "flatten"}, {"type": "dense", "units": 1}]
+    net = _kernels.Network((3, 1), layers, "mse")
+    params = np.array([0.5, 0.25, 0.125, 1e9, -1e9, 1.0, 0.0], np.float32)  # the table, then the dense layer
+    x, y = np.array([[1, 1, 2]], np.float32), np.array([[5.0]], np.float32)
+    for norm in ("l1", "l2"):
+        out, alone = np.empty_like(params), np.empty_like(params)
+        norms = net.clipped_gradient(params, x, y, out, bound=1e-3, norm=norm)
+        net.gradient(params, x, y, alone)
+        assert norms[0, 0] == pytest.approx(norms_of(alone.astype(np.float64), norm), rel=1e-5)
+        assert norms_of(out.astype(np.float64), norm) <= 1e-3 * (1 + 2**-22)
+
+
 def test_a_clipped_gradient_alone_never_exceeds_its_bound():
     net, params, x, y = problem("dense", 200, seed=3)
     x *= np.float32(30)

@@ -94,8 +94,9 @@ class Layer {
     virtual bool ghost() const noexcept { return false; }
 
     // For ghost layers: total (B) += each example's sum of squares (l2) or of magnitudes (l1) of its gradient, in
-    // double, exact for the float32 x and dy up to double rounding.
-    virtual void example_norms(double*, const float*, const float*, float*, Norm, const Pass&) const noexcept {}
+    // double, exact for the float32 x and dy up to double rounding. May rewrite dy so that parameter_gradient adds the
+    // same in one term an example and parameter: the norm is then that of what is added, and not of its parts.
+    virtual void example_norms(double*, float*, const float*, float*, Norm, const Pass&) const noexcept {}
 
   protected:
     Layer(Shape input, Shape output) : input_(input), output_(output) {}

@@ -46,12 +46,11 @@ class Dense final : public Layer {
     }
 
     // The gradient is the outer product of x and dy, so its norm is the product of theirs, in l1 as in l2.
-    void example_norms(double* total, const float* dy, const float* x, float*, Norm norm,
+    void example_norms(double* total, float* dy, const float* x, float*, Norm norm,
                        const Pass& pass) const noexcept override {
         const double one = bias_ ? 1.0 : 0.0;
         for (std::size_t b = 0; b < pass.B; ++b) {
-            const auto measure = norm == Norm::l1 ? magnitude_sum : square_sum;
-            total[b] += (measure(x + b * I, I) + one) * measure(dy + b * O, O);
+            total[b] += (measure(x + b * I, I, norm, pass.kernels) + one) * measure(dy + b * O, O, norm, pass.kernels);
         }
     }
 

@@ -48,22 +48,27 @@ class Embedding final : public Layer {
         }
     }
 
-    // Rows of the gradient are sums over the positions that name them; the positions are brought together by sorting.
-    void example_norms(double* total, const float* dy, const float* x, float* kept, Norm norm,
+    // A row of the gradient is a sum over the positions that name it. Sorting brings them together; the first takes the
+    // sum and the others nothing.
+    void example_norms(double* total, float* dy, const float* x, float* kept, Norm norm,
                        const Pass& pass) const noexcept override {
         auto* const order = reinterpret_cast<std::uint32_t*>(kept);
         for (std::size_t b = 0; b < pass.B; ++b) {
             const float* const ids = x + b * T;
+            float* const slopes = dy + b * T * U;
             for (std::size_t t = 0; t < T; ++t) order[t] = static_cast<std::uint32_t>(t);
             std::sort(order, order + T, [this, ids](std::uint32_t s, std::uint32_t t) {
                 const std::size_t row_s = row_of(ids[s]), row_t = row_of(ids[t]);
                 return row_s != row_t ? row_s < row_t : s < t;
             });
             for (std::size_t t = 0; t < T;) {
-                std::size_t end = t + 1;
-                while (end < T && row_of(ids[order[end]]) == row_of(ids[order[t]])) ++end;
-                total[b] += measure_sum(dy + b * T * U, order + t, end - t, norm);
-                t = end;
+                float* const sum = slopes + order[t] * U;
+                const std::size_t row = row_of(ids[order[t]]);
+                for (++t; t < T && row_of(ids[order[t]]) == row; ++t) {
+                    float* const again = slopes + order[t] * U;
+                    for (std::size_t u = 0; u < U; ++u) sum[u] += again[u], again[u] = 0.0F;
+                }
+                total[b] += measure(sum, U, norm, pass.kernels);
             }
         }
     }
@@ -72,22 +77,6 @@ class Embedding final : public Layer {
     std::size_t row_of(float id) const noexcept {
         if (!(id > 0.0F)) return 0;  // NaN as well
         return std::min(static_cast<std::size_t>(std::min(id, static_cast<float>(V))), V - 1);
-    }
-
-    // Of the sum of `count` rows of dy, by number.
-    double measure_sum(const float* dy, const std::uint32_t* rows, std::size_t count, Norm norm) const noexcept {
-        if (count == 1) return norm == Norm::l1 ? magnitude_sum(dy + *rows * U, U) : square_sum(dy + *rows * U, U);
-        constexpr std::size_t block = 64;
-        double sum[block], measure = 0.0;
-        for (std::size_t u = 0; u < U; u += block) {
-            const std::size_t n = std::min(block, U - u);
-            std::fill_n(sum, n, 0.0);
-            for (std::size_t i = 0; i < count; ++i) {
-                for (std::size_t j = 0; j < n; ++j) sum[j] += static_cast<double>(dy[rows[i] * U + u + j]);
-            }
-            for (std::size_t j = 0; j < n; ++j) measure += norm == Norm::l1 ? std::fabs(sum[j]) : sum[j] * sum[j];
-        }
-        return measure;
     }
 
     std::size_t T, V, U;

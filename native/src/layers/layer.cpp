@@ -37,29 +37,6 @@ double glorot_bound(std::size_t inputs, std::size_t outputs) noexcept {
     return std::sqrt(6.0 / (static_cast<double>(inputs) + static_cast<double>(outputs)));
 }
 
-namespace {
-
-template <class Term>
-double eight_sums(const float* x, std::size_t n, Term term) noexcept {
-    double sum[8] = {};
-    std::size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        for (std::size_t lane = 0; lane < 8; ++lane) sum[lane] += term(static_cast<double>(x[i + lane]));
-    }
-    for (std::size_t lane = 0; i < n; ++i, ++lane) sum[lane] += term(static_cast<double>(x[i]));
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-}
-
-}  // namespace
-
-double magnitude_sum(const float* x, std::size_t n) noexcept {
-    return eight_sums(x, n, [](double v) { return std::fabs(v); });
-}
-
-double square_sum(const float* x, std::size_t n) noexcept {
-    return eight_sums(x, n, [](double v) { return v * v; });
-}
-
 void transpose(float* y, const float* x, std::size_t rows, std::size_t columns) noexcept {
     constexpr std::size_t block = 16;  // squares whose lines of both matrices fit the first-level cache
     for (std::size_t r = 0; r < rows; r += block) {

@@ -23,9 +23,10 @@ void check_range(const char* name, std::size_t value, std::size_t low, std::size
 // sqrt(6 / (inputs + outputs)) of one unit: Glorot & Bengio 2010.
 double glorot_bound(std::size_t inputs, std::size_t outputs) noexcept;
 
-// Norms of x (n) in double: every term is exact, eight interleaved partial sums.
-double magnitude_sum(const float* x, std::size_t n) noexcept;
-double square_sum(const float* x, std::size_t n) noexcept;
+// What a norm of x (n) sums.
+inline double measure(const float* x, std::size_t n, Norm norm, const FloatKernels& kernels) noexcept {
+    return norm == Norm::l1 ? kernels.magnitude_sum(x, n) : kernels.square_sum(x, n);
+}
 
 // y (columns, rows) = x (rows, columns)^T. Overwrites y.
 void transpose(float* y, const float* x, std::size_t rows, std::size_t columns) noexcept;

@@ -6,6 +6,7 @@
 #include "descent.hpp"
 #include "elementwise.hpp"
 #include "norm.hpp"
+#include "norms.hpp"
 #include "pool.hpp"
 #include "product.hpp"
 #include "recurrent.hpp"
@@ -15,6 +16,8 @@ namespace {
 
 constexpr FloatKernels this_float_unit{
     .multiply = multiply,
+    .magnitude_sum = magnitude_sum,
+    .square_sum = square_sum,
     .exp = apply<exp>,
     .log = apply<log>,
     .relu = apply<relu>,
