@@ -10,6 +10,7 @@ import numpy as np
 from edge_runtime import _kernels
 from edge_runtime.architecture import Dense, Dropout
 from edge_runtime.errors import RemoteError
+from edge_runtime.schedule import learning_rates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,7 +99,7 @@ def local_update(
                 y,
                 np.concatenate([rng.permutation(count).astype(np.int32) for _ in epochs]),
                 batch_size=training.batch_size,
-                learning_rate=training.learning_rate,
+                learning_rate=_rates(training, count, epochs, group),
                 anchor=params if training.proximal else None,
                 dropout_key=rng.bytes(32) if drops else None,
                 **options,
@@ -110,6 +111,20 @@ def local_update(
     if not np.isfinite(update).all():  # two finite numbers of opposite sign, each near the largest
         raise RemoteError("training on the offered parameters failed: the update is not finite")
     return update
+
+
+def _rates(training: TrainingSpec, count: int, epochs: range, group: int) -> float | NDArray[np.float32]:
+    """The learning rates of the steps that ``epochs`` take, which is one group of ``group`` epochs, or what is left."""
+    if training.schedule is None:
+        return training.learning_rate
+
+    def steps(n_epochs: int) -> int:
+        return -(-n_epochs * count // training.batch_size)
+
+    first = epochs.start // group * steps(group)
+    part = range(first, first + steps(len(epochs)))
+    in_all = training.epochs // group * steps(group) + steps(training.epochs % group)
+    return learning_rates(training.schedule, in_all, learning_rate=training.learning_rate, part=part)
 
 
 def optimizer_options(training: TrainingSpec) -> dict[str, Any]:

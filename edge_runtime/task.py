@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from edge_runtime.architecture import Layer, Placed, Shape, place
 from edge_runtime.errors import LocalError
 from edge_runtime.privacy.laplace import LaplaceNoise
+from edge_runtime.schedule import Schedule
 from edge_runtime.tables import Range, from_mapping
 
 Loss = Literal["softmax_cross_entropy", "binary_cross_entropy", "mse", "huber", "hinge"]
@@ -197,12 +198,14 @@ class TrainingSpec:
     ``momentum`` and ``nesterov`` go with sgd, ``beta1``, ``beta2`` and ``adam_epsilon`` with adam (Kingma & Ba 2015)
     and adamw (Loshchilov & Hutter 2019); an optimizer begins anew in every round. ``reproducible``: bit-identical
     weights on every processor, for a little time. ``micro_batch``: examples that go through the network at a time, to
-    bound memory; as many as the processor's cache holds where it is not given. It changes no result.
+    bound memory; as many as the processor's cache holds where it is not given. It changes no result. ``schedule``: what
+    becomes of the learning rate over the steps of one round.
     """
 
     epochs: Annotated[int, Range(1, 1000)] = 1
     batch_size: Annotated[int, Range(1, 65_536)] = 32
     learning_rate: Annotated[float, Range(1e-9, 1e3)] = 0.1
+    schedule: Schedule | None = None
     momentum: Share = 0.0
     proximal: Annotated[float, Range(0, 1e6)] = 0.0
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

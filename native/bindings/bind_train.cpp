@@ -42,8 +42,8 @@ Optimizer optimizer_of(const Options& o) {
     optimizer.momentum = real32(o.momentum, "momentum", "in [0, 1)", below_one);
     optimizer.nesterov = o.nesterov.cast<bool>();
     optimizer.weight_decay = real32(o.weight_decay, "weight_decay", "finite and not negative", nonnegative32);
-    optimizer.beta1 = real32(o.beta1, "beta1", "in [0, 1)", below_one);
-    optimizer.beta2 = real32(o.beta2, "beta2", "in [0, 1)", below_one);
+    optimizer.beta1 = real_arg(o.beta1, "beta1", "in [0, 1)", below_one);
+    optimizer.beta2 = real_arg(o.beta2, "beta2", "in [0, 1)", below_one);
     optimizer.epsilon = real32(o.epsilon, "epsilon", "in (0, 1]", [](double v) { return v > 0.0 && v <= 1.0; });
     if (optimizer.kind != OptimizerKind::sgd && (optimizer.momentum != 0.0F || optimizer.nesterov)) {
         throw py::value_error("momentum and nesterov belong to sgd; " + name + " has beta1");

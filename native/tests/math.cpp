@@ -117,7 +117,7 @@ struct Function {
 
 const Function functions[] = {
     {&FloatKernels::exp, scalar::exp, [](double x) { return std::exp(x); }, 1.04},
-    {&FloatKernels::log, scalar::log, [](double x) { return std::log(x); }, 0.83},
+    {&FloatKernels::log, scalar::log, [](double x) { return std::log(x); }, 0.89},
     {&FloatKernels::tanh, scalar::tanh, [](double x) { return std::tanh(x); }, 1.32},
     {&FloatKernels::sigmoid, scalar::sigmoid,
      [](double x) { return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x)); }, 1.76},
