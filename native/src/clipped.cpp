@@ -83,7 +83,7 @@ void add_weighted(float* grad, const Buffers& at, std::size_t l, const float* fa
                 std::fill_n(at.trace.output[l - 1] + b * layer.input().size(), layer.input().size(), 0.0F);
             }
         } else if (layer.ghost() && factor[b] != 1.0F) {
-            for (std::size_t i = 0; i < row; ++i) saved[i] *= factor[b];
+            pass.kernels.scale(saved, factor[b], row);
         }
     }
     if (layer.ghost()) {

@@ -87,6 +87,9 @@ struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
     void (*multiply)(float* c, const float* a, const float* b, const float* start, const Product& shape) noexcept;
 
+    // x (n) *= factor.
+    void (*scale)(float* x, float factor, std::size_t n) noexcept;
+
     // Sum of |x| and of x^2 over x (n), in double.
     double (*magnitude_sum)(const float* x, std::size_t n) noexcept;
     double (*square_sum)(const float* x, std::size_t n) noexcept;

@@ -58,9 +58,11 @@ std::size_t Network::first_bad_input(const float* x, std::size_t B) const noexce
 }
 
 std::size_t rows_at_once(const Network& net, std::size_t B) noexcept {
-    constexpr std::size_t cached = std::size_t{768} << 10;
-    const std::size_t row = gradient_workspace_size(net, 65) - gradient_workspace_size(net, 1);
-    return std::max<std::size_t>(std::min(B, std::max<std::size_t>(cached / std::max<std::size_t>(row / 64, 1), 16)), 1);
+    constexpr std::size_t cached = std::size_t{768} << 10, fewest = 16;
+    const std::size_t row = (gradient_workspace_size(net, 65) - gradient_workspace_size(net, 1)) / 64;
+    const std::size_t most = std::max(cached / std::max<std::size_t>(row, 1), fewest);
+    const std::size_t pieces = B / most + (B % most != 0 ? 1 : 0);
+    return pieces == 0 ? 1 : B / pieces + (B % pieces != 0 ? 1 : 0);
 }
 
 std::size_t predict_workspace_size(const Network& net, std::size_t B) noexcept {

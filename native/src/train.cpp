@@ -175,8 +175,7 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
             } else if (noisy) {
                 add_noise(at.g + at_, at.g + at_, grid, at, *privacy, n);
             } else if (privacy != nullptr) {
-                const auto share = static_cast<float>(1.0 / privacy->expected_batch);
-                for (std::size_t i = at_; i < at_ + n; ++i) at.g[i] *= share;
+                kernels.scale(at.g + at_, static_cast<float>(1.0 / privacy->expected_batch), n);
             }
             LocalObjective objective = training.objective;
             if (objective.anchor != nullptr) objective.anchor += at_;

@@ -69,8 +69,8 @@ struct Mode {
     std::uint64_t step = 0;
 };
 
-// Rows handed through the network at a time: as many as keep what passes between the layers in the second-level
-// cache. Cutting a batch changes no bits.
+// Rows of a batch of B handed through the network at a time, in pieces of about one size: as many as keep what passes
+// between the layers in the second-level cache, but enough to be worth turning the weights. Cutting changes no bits.
 std::size_t rows_at_once(const Network& net, std::size_t B) noexcept;
 
 // Bytes that the functions below need for B rows at a time, or Arena::too_large.

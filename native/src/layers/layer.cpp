@@ -1,5 +1,6 @@
 #include "fedge/layer.hpp"
 
+#include <cstring>
 #include <stdexcept>
 
 #include "layers.hpp"
@@ -37,13 +38,41 @@ double glorot_bound(std::size_t inputs, std::size_t outputs) noexcept {
     return std::sqrt(6.0 / (static_cast<double>(inputs) + static_cast<double>(outputs)));
 }
 
+namespace {
+
+using F32x4 = float __attribute__((vector_size(16)));
+
+// Two rounds of interleaving turn a square of 4 x 4.
+void transpose_square(float* y, const float* x, std::size_t rows, std::size_t columns) noexcept {
+    F32x4 a, b, c, d;
+    std::memcpy(&a, x, sizeof a);
+    std::memcpy(&b, x + columns, sizeof b);
+    std::memcpy(&c, x + 2 * columns, sizeof c);
+    std::memcpy(&d, x + 3 * columns, sizeof d);
+    const F32x4 ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5), ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+    const F32x4 bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5), bd_high = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+    const F32x4 out[4] = {__builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5),
+                          __builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7),
+                          __builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5),
+                          __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7)};
+    for (std::size_t i = 0; i < 4; ++i) std::memcpy(y + i * rows, &out[i], sizeof out[i]);
+}
+
+}  // namespace
+
 void transpose(float* y, const float* x, std::size_t rows, std::size_t columns) noexcept {
     constexpr std::size_t block = 16;  // squares whose lines of both matrices fit the first-level cache
-    for (std::size_t r = 0; r < rows; r += block) {
-        for (std::size_t c = 0; c < columns; c += block) {
-            for (std::size_t i = r; i < std::min(r + block, rows); ++i) {
-                for (std::size_t j = c; j < std::min(c + block, columns); ++j) y[j * rows + i] = x[i * columns + j];
+    const std::size_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+    for (std::size_t r = 0; r < whole_rows; r += block) {
+        for (std::size_t c = 0; c < whole_columns; c += 4) {
+            for (std::size_t i = r; i < std::min(r + block, whole_rows); i += 4) {
+                transpose_square(y + c * rows + i, x + i * columns + c, rows, columns);
             }
+        }
+    }
+    for (std::size_t i = 0; i < rows; ++i) {
+        for (std::size_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) {
+            y[j * rows + i] = x[i * columns + j];
         }
     }
 }

@@ -12,6 +12,10 @@ void apply(float* y, std::size_t n) noexcept {
     everywhere(n, [y](auto at) noexcept { at.put(y, function(at.get(y))); });
 }
 
+void scale(float* x, float factor, std::size_t n) noexcept {
+    everywhere(n, [x, factor](auto at) noexcept { at.put(x, at.get(x) * factor); });
+}
+
 // dy *= slope(y).
 template <F32 (*slope)(F32) noexcept>
 void apply_slope(float* dy, const float* y, std::size_t n) noexcept {

@@ -16,6 +16,7 @@ namespace {
 
 constexpr FloatKernels this_float_unit{
     .multiply = multiply,
+    .scale = scale,
     .magnitude_sum = magnitude_sum,
     .square_sum = square_sum,
     .exp = apply<exp>,
