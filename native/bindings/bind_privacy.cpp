@@ -8,6 +8,7 @@
 #include "fedge/clip.hpp"
 #include "fedge/csprng.hpp"
 #include "fedge/noise.hpp"
+#include "fedge/reservoir.hpp"
 
 namespace fedge::bindings {
 namespace {
@@ -96,6 +97,63 @@ py::class_<Rng> bind_generator(py::module_& where, const char* name, bool secure
     return cls;
 }
 
+// Draws only where the reservoir still gives any.
+template <class Take>
+void from_reservoir(Take take) {
+    bool given = false;
+    {
+        const py::gil_scoped_release unlocked;
+        given = take();
+    }
+    if (!given) {
+        throw py::value_error("want a reservoir that is open and made in this process: it is closed, or of the parent's");
+    }
+}
+
+py::array take(NoiseReservoir& reservoir, py::handle count_, py::handle out_arg) {
+    const std::size_t count = count_arg(count_, "count", 0, most_draws);
+    const auto run = [&](auto* data) { from_reservoir([&, data] { return reservoir.take(data, count); }); };
+    if (out_arg.is_none()) {
+        py::array_t<std::int64_t> out(static_cast<py::ssize_t>(count));
+        run(out.mutable_data());
+        return std::move(out);
+    }
+    if (py::isinstance<py::array_t<std::int32_t>>(out_arg)) {
+        run(array_arg<std::int32_t>(out_arg, "out", {{"count", count}}).data);
+    } else {
+        run(array_arg<std::int64_t>(out_arg, "out", {{"count", count}}).data);
+    }
+    return py::reinterpret_borrow<py::array>(out_arg);
+}
+
+void bind_reservoir(py::module_& m) {
+    py::class_<NoiseReservoir> cls(m, "NoiseReservoir", py::is_final());
+    cls.attr("secure") = true;
+    cls.def(py::init([](py::handle log2_scale, py::handle capacity) {
+                return std::make_unique<NoiseReservoir>(
+                    static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_log2_scale_32)),
+                    count_arg(capacity, "capacity", 1, std::int64_t{1} << 26));
+            }),
+            py::arg("log2_scale"), py::arg("capacity"))
+        .def("take", &take, py::arg("count"), py::kw_only(), py::arg("out") = py::none())
+        .def("add_to",
+             [](NoiseReservoir& reservoir, py::handle values_arg) {
+                 const auto values = array_arg<std::int64_t>(values_arg, "values", {"d"});
+                 from_reservoir([&] { return reservoir.add_to(values.data, values.size()); });
+             },
+             py::arg("values"))
+        .def("close", [](NoiseReservoir& reservoir) {
+            const py::gil_scoped_release unlocked;
+            reservoir.close();
+        })
+        .def_property_readonly("ready", &NoiseReservoir::ready)
+        .def_property_readonly("capacity", &NoiseReservoir::capacity)
+        .def_property_readonly("log2_scale", &NoiseReservoir::log2_scale)
+        .def("__reduce_ex__", [](py::handle, py::handle) -> py::object {
+            throw py::type_error("NoiseReservoir is not copied or pickled: each draw leaves once");
+        });
+}
+
 template <double (*clip)(float*, double, std::size_t) noexcept>
 double clip_in_place(py::handle update_arg, py::handle bound_arg) {
     const auto update = array_arg<float>(update_arg, "update", {"d"});
@@ -158,6 +216,7 @@ void bind_privacy(py::module_& m) {
     m.def("clip_l1", &clip_in_place<clip_l1>, py::arg("update"), py::arg("bound"));
     m.def("clip_l2", &clip_in_place<clip_l2>, py::arg("update"), py::arg("bound"));
     m.def("quantize_l1", &quantize, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    bind_reservoir(m);
     bind_samplers<SystemRng>(m);
     bind_samplers<SeededRng>(m);
 }
