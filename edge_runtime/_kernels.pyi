@@ -238,6 +238,9 @@ def quantize_l1(update: NDArray[np.float32], clip: SupportsFloat, levels: Suppor
     the lower index first among equals. Deterministic. NaN and infinity raise ValueError.
     """
 
+def quantize_l2(update: NDArray[np.float32], clip: SupportsFloat, levels: SupportsIndex) -> NDArray[np.int32]:
+    """``quantize_l1`` for the L2 norm: sum q_j**2 <= levels**2 EXACTLY."""
+
 def integer_l1_norm(values: NDArray[np.int32]) -> int:
     """sum |values_j|, exact: the check on a contribution's sensitivity."""
 

@@ -167,6 +167,7 @@ double clip_in_place(py::handle update_arg, py::handle bound_arg) {
     return norm;
 }
 
+template <bool (*quantize_to)(std::int32_t*, const float*, double, std::int32_t, std::byte*, std::size_t) noexcept>
 py::array_t<std::int32_t> quantize(py::handle update_arg, py::handle clip_arg, py::handle levels_arg) {
     const auto update = array_arg<const float>(update_arg, "update", {"d"});
     if (update.size() > max_quantized) {
@@ -176,11 +177,11 @@ py::array_t<std::int32_t> quantize(py::handle update_arg, py::handle clip_arg, p
     const auto levels = static_cast<std::int32_t>(integer_arg(levels_arg, "levels", 1, max_levels));
     py::array_t<std::int32_t> q(static_cast<py::ssize_t>(update.size()));
     std::int32_t* data = q.mutable_data();
-    const auto workspace = std::make_unique_for_overwrite<std::byte[]>(quantize_l1_workspace_size(update.size()));
+    const auto workspace = std::make_unique_for_overwrite<std::byte[]>(quantize_workspace_size(update.size()));
     bool done = false;
     {
         const py::gil_scoped_release unlocked;
-        done = quantize_l1(data, update.data, clip, levels, workspace.get(), update.size());
+        done = quantize_to(data, update.data, clip, levels, workspace.get(), update.size());
     }
     if (!done) throw py::value_error("update holds NaN or infinity");
     return q;
@@ -215,7 +216,8 @@ void bind_privacy(py::module_& m) {
 
     m.def("clip_l1", &clip_in_place<clip_l1>, py::arg("update"), py::arg("bound"));
     m.def("clip_l2", &clip_in_place<clip_l2>, py::arg("update"), py::arg("bound"));
-    m.def("quantize_l1", &quantize, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    m.def("quantize_l1", &quantize<quantize_l1>, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    m.def("quantize_l2", &quantize<quantize_l2>, py::arg("update"), py::arg("clip"), py::arg("levels"));
     bind_reservoir(m);
     bind_samplers<SystemRng>(m);
     bind_samplers<SeededRng>(m);
