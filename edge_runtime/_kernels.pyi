@@ -238,6 +238,9 @@ def quantize_l1(update: NDArray[np.float32], clip: SupportsFloat, levels: Suppor
     the lower index first among equals. Deterministic. NaN and infinity raise ValueError.
     """
 
+def quantize_l2(update: NDArray[np.float32], clip: SupportsFloat, levels: SupportsIndex) -> NDArray[np.int32]:
+    """``quantize_l1`` for the L2 norm: sum q_j**2 <= levels**2 EXACTLY."""
+
 def integer_l1_norm(values: NDArray[np.int32]) -> int:
     """sum |values_j|, exact: the check on a contribution's sensitivity."""
 
@@ -312,6 +315,35 @@ class SystemRng:
     def __init__(self) -> None: ...
     def bytes(self, n: SupportsIndex) -> bytes:
         """``n`` random bytes, at most 2**30."""
+
+@final
+class NoiseReservoir:
+    """Discrete Laplace draws of one ``log2_scale`` (0..24), made ahead of need by a thread of lower priority.
+
+    From the system's randomness alone. Every draw leaves once and is wiped where it lay; ``close`` and the end of the
+    object wipe the rest. What the store lacks is drawn on the spot, so that ``take`` waits for nobody. In a forked
+    child the store would be the parent's noise: there, and once closed, taking raises ValueError. Threads may share
+    one. Raises OSError where the system has no randomness or no thread to give.
+    """
+
+    secure: Final[Literal[True]] = True
+    def __init__(self, log2_scale: SupportsIndex, capacity: SupportsIndex) -> None:
+        """Room for ``capacity`` draws of 4 bytes, 1..2**26, rounded up to a multiple of 8192."""
+    @overload
+    def take(self, count: SupportsIndex, *, out: None = None) -> NDArray[np.int64]:
+        """``count`` draws as of ``discrete_laplace``, into ``out`` (count,) if there is one."""
+    @overload
+    def take(self, count: SupportsIndex, *, out: Draws) -> Draws: ...
+    def add_to(self, values: NDArray[np.int64]) -> None:
+        """``values`` (d,) += d draws, in place."""
+    def close(self) -> None: ...
+    @property
+    def ready(self) -> int:
+        """Draws in the store."""
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def log2_scale(self) -> int: ...
 
 class seeded:
     """The submodule ``_kernels.seeded``: replayable randomness for simulations and tests, never for a release."""

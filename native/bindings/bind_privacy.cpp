@@ -8,6 +8,7 @@
 #include "fedge/clip.hpp"
 #include "fedge/csprng.hpp"
 #include "fedge/noise.hpp"
+#include "fedge/reservoir.hpp"
 
 namespace fedge::bindings {
 namespace {
@@ -96,6 +97,63 @@ py::class_<Rng> bind_generator(py::module_& where, const char* name, bool secure
     return cls;
 }
 
+// Draws only where the reservoir still gives any.
+template <class Take>
+void from_reservoir(Take take) {
+    bool given = false;
+    {
+        const py::gil_scoped_release unlocked;
+        given = take();
+    }
+    if (!given) {
+        throw py::value_error("want a reservoir that is open and made in this process: it is closed, or of the parent's");
+    }
+}
+
+py::array take(NoiseReservoir& reservoir, py::handle count_, py::handle out_arg) {
+    const std::size_t count = count_arg(count_, "count", 0, most_draws);
+    const auto run = [&](auto* data) { from_reservoir([&, data] { return reservoir.take(data, count); }); };
+    if (out_arg.is_none()) {
+        py::array_t<std::int64_t> out(static_cast<py::ssize_t>(count));
+        run(out.mutable_data());
+        return std::move(out);
+    }
+    if (py::isinstance<py::array_t<std::int32_t>>(out_arg)) {
+        run(array_arg<std::int32_t>(out_arg, "out", {{"count", count}}).data);
+    } else {
+        run(array_arg<std::int64_t>(out_arg, "out", {{"count", count}}).data);
+    }
+    return py::reinterpret_borrow<py::array>(out_arg);
+}
+
+void bind_reservoir(py::module_& m) {
+    py::class_<NoiseReservoir> cls(m, "NoiseReservoir", py::is_final());
+    cls.attr("secure") = true;
+    cls.def(py::init([](py::handle log2_scale, py::handle capacity) {
+                return std::make_unique<NoiseReservoir>(
+                    static_cast<unsigned>(count_arg(log2_scale, "log2_scale", 0, max_log2_scale_32)),
+                    count_arg(capacity, "capacity", 1, std::int64_t{1} << 26));
+            }),
+            py::arg("log2_scale"), py::arg("capacity"))
+        .def("take", &take, py::arg("count"), py::kw_only(), py::arg("out") = py::none())
+        .def("add_to",
+             [](NoiseReservoir& reservoir, py::handle values_arg) {
+                 const auto values = array_arg<std::int64_t>(values_arg, "values", {"d"});
+                 from_reservoir([&] { return reservoir.add_to(values.data, values.size()); });
+             },
+             py::arg("values"))
+        .def("close", [](NoiseReservoir& reservoir) {
+            const py::gil_scoped_release unlocked;
+            reservoir.close();
+        })
+        .def_property_readonly("ready", &NoiseReservoir::ready)
+        .def_property_readonly("capacity", &NoiseReservoir::capacity)
+        .def_property_readonly("log2_scale", &NoiseReservoir::log2_scale)
+        .def("__reduce_ex__", [](py::handle, py::handle) -> py::object {
+            throw py::type_error("NoiseReservoir is not copied or pickled: each draw leaves once");
+        });
+}
+
 template <double (*clip)(float*, double, std::size_t) noexcept>
 double clip_in_place(py::handle update_arg, py::handle bound_arg) {
     const auto update = array_arg<float>(update_arg, "update", {"d"});
@@ -109,6 +167,7 @@ double clip_in_place(py::handle update_arg, py::handle bound_arg) {
     return norm;
 }
 
+template <bool (*quantize_to)(std::int32_t*, const float*, double, std::int32_t, std::byte*, std::size_t) noexcept>
 py::array_t<std::int32_t> quantize(py::handle update_arg, py::handle clip_arg, py::handle levels_arg) {
     const auto update = array_arg<const float>(update_arg, "update", {"d"});
     if (update.size() > max_quantized) {
@@ -118,11 +177,11 @@ py::array_t<std::int32_t> quantize(py::handle update_arg, py::handle clip_arg, p
     const auto levels = static_cast<std::int32_t>(integer_arg(levels_arg, "levels", 1, max_levels));
     py::array_t<std::int32_t> q(static_cast<py::ssize_t>(update.size()));
     std::int32_t* data = q.mutable_data();
-    const auto workspace = std::make_unique_for_overwrite<std::byte[]>(quantize_l1_workspace_size(update.size()));
+    const auto workspace = std::make_unique_for_overwrite<std::byte[]>(quantize_workspace_size(update.size()));
     bool done = false;
     {
         const py::gil_scoped_release unlocked;
-        done = quantize_l1(data, update.data, clip, levels, workspace.get(), update.size());
+        done = quantize_to(data, update.data, clip, levels, workspace.get(), update.size());
     }
     if (!done) throw py::value_error("update holds NaN or infinity");
     return q;
@@ -157,7 +216,9 @@ void bind_privacy(py::module_& m) {
 
     m.def("clip_l1", &clip_in_place<clip_l1>, py::arg("update"), py::arg("bound"));
     m.def("clip_l2", &clip_in_place<clip_l2>, py::arg("update"), py::arg("bound"));
-    m.def("quantize_l1", &quantize, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    m.def("quantize_l1", &quantize<quantize_l1>, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    m.def("quantize_l2", &quantize<quantize_l2>, py::arg("update"), py::arg("clip"), py::arg("levels"));
+    bind_reservoir(m);
     bind_samplers<SystemRng>(m);
     bind_samplers<SeededRng>(m);
 }

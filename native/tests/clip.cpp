@@ -13,7 +13,7 @@ namespace {
 
 bool quantize(std::vector<std::int32_t>& q, const std::vector<float>& update, double clip, std::int32_t levels) {
     q.assign(update.size(), 0);
-    std::vector<std::byte> workspace(quantize_l1_workspace_size(update.size()));
+    std::vector<std::byte> workspace(quantize_workspace_size(update.size()));
     return quantize_l1(q.data(), update.data(), clip, levels, workspace.data(), update.size());
 }
 
@@ -51,6 +51,10 @@ void integers_keep_the_bound_for_every_finite_input() {
             for (const std::int32_t levels : {1, 2, 3, 600, 1 << 20, max_levels}) {
                 CHECK(quantize(q, update, clip, levels));
                 CHECK(integer_l1_norm(q.data(), q.size()) <= static_cast<std::uint64_t>(levels));
+                std::vector<std::byte> workspace(quantize_workspace_size(update.size()));
+                CHECK(quantize_l2(q.data(), update.data(), clip, levels, workspace.data(), update.size()));
+                const auto bound = static_cast<std::uint64_t>(levels);
+                CHECK(integer_l2_squared(q.data(), q.size()) <= bound * bound);
             }
         }
     }

@@ -68,6 +68,56 @@ def test_quantized_magnitudes_never_sum_past_the_levels(update, clip, levels):
     assert all(v == 0 or (v > 0) == (u > 0) for u, v in zip(update, q, strict=True))
 
 
+@given(finite_updates, bounds, level_counts)
+@settings(max_examples=400)
+def test_quantized_squares_never_sum_past_the_square_of_the_levels(update, clip, levels):
+    q = _kernels.quantize_l2(update, clip, levels)
+    assert q.dtype == np.int32
+    assert q.shape == update.shape
+    assert sum(int(v) ** 2 for v in q) <= levels**2
+    assert all(v == 0 or (v > 0) == (u > 0) for u, v in zip(update, q, strict=True))
+
+
+def quantized_plainly(update, clip, levels, power):
+    """The rule written out: round, then one unit at a time off the furthest outward, until the bound holds."""
+    scale = levels / max(clip, np.linalg.norm(update.astype(float), power))
+    exact = update.astype(float) * scale
+    q = np.rint(exact).astype(int)
+    while (np.abs(q) ** power).sum() > levels**power:
+        outward = np.clip(np.abs(q) - np.abs(exact) + 0.5, 0, 1)
+        inverted = ((1 - outward) * 4294967295.0).astype(np.uint64)
+        for j in np.lexsort((np.arange(len(q)), inverted)):
+            if (np.abs(q) ** power).sum() <= levels**power:
+                break
+            q[j] -= np.sign(q[j])
+    return q
+
+
+@pytest.mark.parametrize(("quantize", "power"), [(_kernels.quantize_l1, 1), (_kernels.quantize_l2, 2)])
+@pytest.mark.parametrize("levels", [1, 7, 40, 300, 5000])
+def test_the_excess_comes_off_as_the_rule_says(quantize, power, levels):
+    rng = np.random.default_rng(levels)
+    for size in (5, 100, 3000):
+        for update in (rng.standard_normal(size), rng.laplace(size=size), np.round(rng.standard_normal(size) * 4) / 8):
+            update = update.astype(F)
+            clip = float(np.linalg.norm(update.astype(float), power)) * 0.9
+            np.testing.assert_array_equal(
+                quantize(update, clip, levels), quantized_plainly(update, clip, levels, power)
+            )
+
+
+@given(
+    hnp.arrays(F, st.integers(1, 60), elements=st.floats(-10, 10, width=32)),
+    st.floats(0.01, 100),
+    st.integers(1, 10**6),
+)
+def test_quantizing_in_l2_moves_no_coordinate_by_more_than_a_step_and_a_half(update, clip, levels):
+    q = _kernels.quantize_l2(update, clip, levels)
+    scale = levels / max(clip, math.sqrt(exact_l2_squared(update)))
+    outward = np.abs(q) - np.abs(update.astype(np.float64) * scale)
+    assert (np.abs(outward) <= 1 + 1e-6).all()
+
+
 @given(
     hnp.arrays(F, st.integers(1, 60), elements=st.floats(-10, 10, width=32)),
     st.floats(0.01, 100),
@@ -121,6 +171,7 @@ def test_nan_and_infinity_are_refused_before_anything_else(bad, position):
         lambda: _kernels.clip_l1(update, 1),
         lambda: _kernels.clip_l2(update, 1),
         lambda: _kernels.quantize_l1(update, 1, 10),
+        lambda: _kernels.quantize_l2(update, 1, 10),
         lambda: _kernels.accumulate_f32(acc, update, 0.5),
     ):
         with pytest.raises(ValueError, match="holds NaN or infinity"):
@@ -131,7 +182,8 @@ def test_nan_and_infinity_are_refused_before_anything_else(bad, position):
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
 def test_bounds_are_positive_and_finite(bound):
-    for call in (_kernels.clip_l1, _kernels.clip_l2, lambda u, b: _kernels.quantize_l1(u, b, 4)):
+    quantizers = (lambda u, b: _kernels.quantize_l1(u, b, 4), lambda u, b: _kernels.quantize_l2(u, b, 4))
+    for call in (_kernels.clip_l1, _kernels.clip_l2, *quantizers):
         with pytest.raises(ValueError, match="positive and finite; got"):
             call(np.ones(3, F), bound)
 
@@ -148,6 +200,15 @@ def test_clipping_in_place_refuses_read_only_memory():
     with pytest.raises(ValueError, match="read-only"):
         _kernels.clip_l1(update, 1)
     assert _kernels.quantize_l1(update, 3, 3).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [LARGEST, TINIEST, 1.0])
+@pytest.mark.parametrize("levels", [1, 300, 999_999, 2**30])
+def test_a_million_equal_coordinates_keep_the_bound_in_l2(value, levels):
+    update = np.full(1_000_000, value, F)
+    update[::2] *= -1
+    q = _kernels.quantize_l2(update, 500.0, levels)
+    assert sum((part.astype(object) ** 2).sum() for part in np.split(q, 100)) <= levels**2
 
 
 @given(hnp.arrays(np.int32, st.integers(0, 50)))

@@ -24,8 +24,8 @@ double clip_l2(float* update, double bound, std::size_t n) noexcept;
 inline constexpr std::int32_t max_levels = std::int32_t{1} << 30;
 inline constexpr std::size_t max_quantized = std::size_t{1} << 30;  // coordinates
 
-// Bytes that quantize_l1 needs, or Arena::too_large.
-std::size_t quantize_l1_workspace_size(std::size_t n) noexcept;
+// Bytes that quantize_l1 and quantize_l2 need, or Arena::too_large.
+std::size_t quantize_workspace_size(std::size_t n) noexcept;
 
 // q (n) = update (n) clipped to L1 norm `clip`, in units of clip / levels, with sum |q_j| <= levels EXACTLY, for every
 // finite input. Overwrites q. Returns false, q unspecified, where update holds NaN or an infinity. Needs clip > 0 and
@@ -37,5 +37,12 @@ std::size_t quantize_l1_workspace_size(std::size_t n) noexcept;
 // release can be replayed.
 bool quantize_l1(std::int32_t* q, const float* update, double clip, std::int32_t levels, std::byte* workspace,
                  std::size_t n) noexcept;
+
+// The same for the L2 norm: sum q_j^2 <= levels^2 EXACTLY. A unit off |q_j| takes 2 |q_j| - 1 off the sum.
+bool quantize_l2(std::int32_t* q, const float* update, double clip, std::int32_t levels, std::byte* workspace,
+                 std::size_t n) noexcept;
+
+// sum q_j^2 modulo 2^64: exact for what quantize_l2 gives.
+std::uint64_t integer_l2_squared(const std::int32_t* q, std::size_t n) noexcept;
 
 }  // namespace fedge
