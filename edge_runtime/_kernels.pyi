@@ -188,6 +188,7 @@ class Network:
         log2_scale: SupportsIndex | None = None,
         sigma: SupportsIndex | None = None,
         adaptive: tuple[float, float, float, float, int] | None = None,
+        reservoir: NoiseReservoir | None = None,
         learning_rate: SupportsFloat | NDArray[np.float32],
         optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
         momentum: SupportsFloat = 0.0,
@@ -212,7 +213,8 @@ class Network:
         guarantee is for these numbers: ``edge_runtime.privacy.dpsgd``, which is the way to call this.
 
         ``adaptive`` (quantile, rate, lowest, highest, scale) lets the bound follow a quantile of the norms (Andrew et
-        al. 2021) by a count with the same kind of noise; ``grid`` is then that of a bound of 1.
+        al. 2021) by a count with the same kind of noise; ``grid`` is then that of a bound of 1. A ``reservoir`` of this
+        ``log2_scale`` has the noise ready; ``rng`` is then a SystemRng.
 
         Returns loss (the mean), draws (rows used), within (of them within every bound), refused (of them without a
         finite gradient) and clip (the bound that a next step would have): all but the last depend on the data and are

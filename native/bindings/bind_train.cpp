@@ -198,7 +198,7 @@ template <class Rng>
 py::dict train_privately(const Network& net, py::handle params_, py::handle x_, py::handle y_, Rng& rng,
                          py::handle steps_, py::handle sampling, py::handle expected_batch, py::handle most_rows,
                          py::handle clip, const std::string& norm, py::handle grid, py::handle log2_scale,
-                         py::handle sigma, py::object adaptive_, py::object learning_rate, py::object optimizer, py::object momentum, py::object nesterov,
+                         py::handle sigma, py::object adaptive_, py::object reservoir_, py::object learning_rate, py::object optimizer, py::object momentum, py::object nesterov,
                          py::object weight_decay, py::object beta1, py::object beta2, py::object epsilon,
                          py::object proximal, py::object anchor, py::object correction, py::object dropout_key,
                          py::object rows, bool reproducible) {
@@ -234,9 +234,18 @@ py::dict train_privately(const Network& net, py::handle params_, py::handle x_, 
     Prepared at(net, options, privacy.most_rows, privacy.steps);
     at.training.privacy = &privacy;
     ChaChaStream sampler(rng.stream_key().bytes), noise_stream(rng.stream_key().bytes);
-    const auto noise = noise_of(noise_stream, log2_scale, sigma);
+    const auto drawn = noise_of(noise_stream, log2_scale, sigma);
+    std::optional<ReservoirStream> stored;
+    if (!reservoir_.is_none()) {
+        auto& reservoir = reservoir_.cast<NoiseReservoir&>();
+        if (!std::is_same_v<Rng, SystemRng>) throw py::value_error("a reservoir's noise cannot be replayed: want SystemRng");
+        if (log2_scale.is_none() || integer_arg(log2_scale, "log2_scale", 0, max_log2_scale) != reservoir.log2_scale()) {
+            throw py::value_error("want a reservoir of this log2_scale; it has " + std::to_string(reservoir.log2_scale()));
+        }
+        stored.emplace(reservoir, noise_stream);
+    }
     privacy.sampler = &sampler;
-    privacy.noise = noise.get();
+    privacy.noise = stored ? static_cast<NoiseStream*>(&*stored) : drawn.get();
     AdaptiveBound adaptive;
     std::unique_ptr<NoiseStream> count_noise;
     if (!adaptive_.is_none()) {
@@ -304,7 +313,8 @@ void bind_training(py::class_<Network>& cls) {
             cls.def("train_privately", function, py::arg("params"), py::arg("x"), py::arg("y"), py::kw_only(),
                     py::arg("rng"), py::arg("steps"), py::arg("sampling"), py::arg("expected_batch"),
                     py::arg("most_rows"), py::arg("clip"), py::arg("norm"), py::arg("grid"), py::arg("log2_scale") = py::none(),
-                    py::arg("sigma") = py::none(), py::arg("adaptive") = py::none(), options...);
+                    py::arg("sigma") = py::none(), py::arg("adaptive") = py::none(), py::arg("reservoir") = py::none(),
+                    options...);
         });
     };
     private_training(&train_privately<SystemRng>);

@@ -1,5 +1,6 @@
 """Record-level private training: what it costs, what it computes, and that no example moves a sum past its bound."""
 
+import contextlib
 import math
 from fractions import Fraction
 
@@ -180,6 +181,28 @@ def test_data_that_leave_the_finite_numbers_are_the_owners_matter():
     x[3, 1] = np.nan
     with pytest.raises(LocalError, match="private training failed: x holds NaN"):
         mechanism().train(net, params, x, y, rng(), steps=1, learning_rate=0.1)
+
+
+def test_noise_made_ahead_is_the_same_noise():
+    net, params, x, y = problem(2)
+    of = mechanism(examples=2, batch_size=1e-9, step_epsilon=0.5, clip_norm=2.0)
+    scale = of.noise.log2_scale
+    with contextlib.closing(_kernels.NoiseReservoir(scale, 20_000)) as reservoir:
+        moved = np.concatenate(
+            [
+                of.train(net, params, x, y, _kernels.SystemRng(), steps=1, learning_rate=1e-9, reservoir=reservoir)[0]
+                - params
+                for _ in range(400)
+            ]
+        )
+        with pytest.raises(LocalError, match="cannot be replayed"):
+            of.train(net, params, x, y, rng(), steps=1, learning_rate=0.1, reservoir=reservoir)
+    assert np.abs(moved).mean() == pytest.approx(2.0 / 0.5, rel=0.05)
+    with (
+        contextlib.closing(_kernels.NoiseReservoir(scale - 1, 8192)) as other,
+        pytest.raises(LocalError, match="want a res"),
+    ):
+        of.train(net, params, x, y, _kernels.SystemRng(), steps=1, learning_rate=0.1, reservoir=other)
 
 
 def test_gaussian_training_in_l2_learns():

@@ -8,6 +8,7 @@
 #include "fedge/network.hpp"
 #include "fedge/noise.hpp"
 #include "fedge/optimizer.hpp"
+#include "fedge/reservoir.hpp"
 
 namespace fedge {
 
@@ -34,6 +35,26 @@ class LaplaceStream final : public NoiseStream {
   private:
     ChaChaStream& rng_;
     unsigned log2_scale_;
+};
+
+// The same, drawn ahead of need; on the spot where the reservoir was closed meanwhile.
+class ReservoirStream final : public NoiseStream {
+  public:
+    ReservoirStream(NoiseReservoir& reservoir, ChaChaStream& rng) noexcept
+        : reservoir_(reservoir), otherwise_(rng, reservoir.log2_scale()) {}
+    void draw(std::int64_t* out, std::size_t n) noexcept override { take(out, n); }
+    void draw(std::int32_t* out, std::size_t n) noexcept override { take(out, n); }
+    bool narrow() const noexcept override { return otherwise_.narrow(); }
+    double center() const noexcept override { return otherwise_.center(); }
+
+  private:
+    template <class Draw>
+    void take(Draw* out, std::size_t n) noexcept {
+        if (!reservoir_.take(out, n)) otherwise_.draw(out, n);
+    }
+
+    NoiseReservoir& reservoir_;
+    LaplaceStream otherwise_;
 };
 
 // discrete_gaussian of noise.hpp.
