@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", "run the task until its rounds are done")
     run.add_argument("--task", type=Path, help="the task file (task.toml in the home folder)")
     run.add_argument("--again", action="store_true", help="run a finished task once more, from fresh parameters")
+    run.add_argument("--start", type=Path, metavar="FILE", help="begin with these weights: .safetensors or .npz")
     run.add_argument("--evaluate", metavar="FILE", help="a CSV or NPZ file of public data that scores every model")
     run.add_argument("--listen", metavar="HOST:PORT", help="instead of the configured address")
     run.add_argument(
@@ -205,14 +206,16 @@ def _run(arguments: argparse.Namespace) -> int:
     context = server_context(certificate=str(paths.server), key=str(paths.server_key), authority=str(paths.authority))
     store = open_store(arguments.home)
     store.check()
-    task = _settle_task(store, arguments.home, arguments.task, again=arguments.again)
+    task = _settle_task(store, arguments.home, arguments.task, again=arguments.again, start=arguments.start)
     evaluation = None
     if arguments.evaluate:
         from edge_runtime.features import examples
+        from edge_runtime.inference import Extractors
         from edge_runtime.sources import open_source
 
+        extract = Extractors(arguments.home / "extractors").of(task.inputs)
         with contextlib.closing(open_source(arguments.evaluate)) as source:
-            evaluation = examples(source.read(task.inputs), task.inputs)
+            evaluation = examples(source.read(task.inputs), task.inputs, extract)
     rng, noise = random.SystemRandom(), SystemRng()
 
     def make_service(now_s: float) -> Service:
@@ -258,8 +261,8 @@ def _only_one(home: Path) -> int:
     return descriptor
 
 
-def _settle_task(store: Store, home: Path, path: Path | None, *, again: bool) -> Task:
-    """The unfinished task of the store, or a new one from the file.
+def _settle_task(store: Store, home: Path, path: Path | None, *, again: bool, start: Path | None = None) -> Task:
+    """The unfinished task of the store, or a new one from the file, with the tensors of ``start`` in its parameters.
 
     Raises LocalError when both are there and differ, and for a task that is finished unless it is wanted ``again``: its
     model would give way to fresh parameters, and every device would pay a second time.
@@ -275,6 +278,8 @@ def _settle_task(store: Store, home: Path, path: Path | None, *, again: bool) ->
                 f'the task "{row.task.name}" is unfinished and differs from {path}: leave --task out to go on with it, '
                 "or make another fleet"
             )
+        if start is not None:
+            raise LocalError(f'the task "{row.task.name}" is under way and has its parameters: leave --start out')
         return row.task
     import numpy as np
 
@@ -284,8 +289,16 @@ def _settle_task(store: Store, home: Path, path: Path | None, *, again: bool) ->
             f'the task "{task.name}" is finished ({row.finished_because}); get its model with: fedge coordinator '
             "export, or run it once more from fresh parameters, at the devices' expense, with --again"
         )
+    params = initial_params(task.model, np.random.default_rng())
+    if start is not None:
+        from coordinator.interchange.state_dict import load_state_dict, read_tensors
+
+        loaded = load_state_dict(task.model, read_tensors(start), params)
+        params = loaded.params
+        fresh = f"; fresh: layer {', '.join(map(str, loaded.fresh))}" if loaded.fresh else ""
+        print(f"from {start}: layer {', '.join(map(str, loaded.taken))}{fresh}")
     with store.transaction():
-        start_task(store, task, params=initial_params(task.model, np.random.default_rng()), now_s=time.time())
+        start_task(store, task, params=params, now_s=time.time())
     return task
 
 

@@ -114,10 +114,7 @@ class Pool:
     type: Literal["max_pool", "average_pool"] = field(kw_only=True)
 
     def output(self, shape: Shape) -> Shape:
-        positions = _windows(self, self.size, shape)
-        if len(shape) == 3 and shape[0] == 1 and (_sizes(self.size, 2)[0] > 1 or _sizes(self.padding, 2)[0] > 0):
-            raise Unfit("cannot pool over a height of 1", "give size and padding as [1, width] and [0, width]")
-        return (*positions, shape[-1])
+        return (*_windows(self, self.size, shape), shape[-1])
 
     def tensors(self, shape: Shape) -> dict[str, Shape]:
         return {}
@@ -338,8 +335,7 @@ class Placed:
         for name in self.layer.__dataclass_fields__:
             value = getattr(self.layer, name)
             if name not in ("type", "activation") and value is not None:
-                flat = isinstance(self.layer, Pool) and len(self.takes) == 3 and self.takes[0] == 1
-                table[name] = _sizes(value, 2)[1] if flat else list(value) if isinstance(value, tuple) else value
+                table[name] = list(value) if isinstance(value, tuple) else value
         return table
 
 

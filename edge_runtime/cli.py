@@ -10,14 +10,13 @@ import os
 import signal
 import socket
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.durable import make_directory, write_file
-from edge_runtime.errors import DeviceFault, LocalError
-from edge_runtime.identity import Home, Membership, default_home, load_membership
+from edge_runtime.errors import LocalError
+from edge_runtime.identity import Home, default_home, load_membership
 from edge_runtime.messages import printable
 from edge_runtime.policy import Policy, load_policy
 from edge_runtime.tables import to_toml
@@ -30,7 +29,8 @@ def main(argv: list[str]) -> int:
     """Run ``fedge device ARGV``."""
     arguments = _parser().parse_args(argv)
     home = Home(arguments.home)
-    command = {"join": _join, "run": _run, "status": _status, "ledger": _ledger, "doctor": _doctor}[arguments.command]
+    commands = {"join": _join, "run": _run, "status": _status, "ledger": _ledger, "doctor": _doctor}
+    command = commands[arguments.command]
     return command(home, arguments)
 
 
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--csv", action="store_true", help="as comma-separated values")
     doctor = command("doctor", "check that this device can take part, and say how to mend what cannot")
     doctor.add_argument("--data", help="where the data is, instead of what join was told")
+    doctor.add_argument("--task", type=Path, metavar="FILE", help="also say how much memory this task takes here")
     return parser
 
 
@@ -152,7 +153,9 @@ def _run(home: Home, arguments: argparse.Namespace) -> int:
         contextlib.closing(open_source(data)) as source,
     ):
         link = "serial" if address.startswith("serial:") else "tcp"
-        device = Device(policy=policy, ledger=ledger, source=source, link=link, wait_s=wait_s)
+        device = Device(
+            policy=policy, ledger=ledger, source=source, link=link, wait_s=wait_s, extractor_folder=home.extractors
+        )
         reason = agent.run(device, home, address, wait_s=wait_s)
         print(f"finished: {reason}; epsilon spent {ledger.spent_epsilon:.4g} of {policy.epsilon_budget:.4g}")
     return 0
@@ -223,83 +226,6 @@ def _when(entry: Entry) -> str:
 
 
 def _doctor(home: Home, arguments: argparse.Namespace) -> int:
-    """Every check prints a line; the exit code is 0 only when all passed."""
-    from edge_runtime.errors import FedgeError
+    from edge_runtime.doctor import examine
 
-    failures = 0
-
-    def check(what: str, outcome: str | FedgeError) -> None:
-        nonlocal failures
-        failures += isinstance(outcome, FedgeError)
-        print(f"{'FAIL' if isinstance(outcome, FedgeError) else 'ok  '} {what:<12} {outcome}")
-
-    membership: Membership | None = None
-    try:
-        membership = load_membership(home)
-        check("membership", f"{membership.name} ({membership.device}) of {membership.address}")
-    except FedgeError as fault:
-        check("membership", fault)
-    try:
-        policy = load_policy(home.policy)
-        check("policy", f"budget {policy.epsilon_budget:g}, {', '.join(policy.places)}")
-    except FedgeError as fault:
-        check("policy", fault)
-    try:
-        check("kernels", _timed_noise())
-    except (ImportError, OSError) as fault:  # OSError: the system has no randomness to give
-        check("kernels", DeviceFault(f"the native code does not run: {fault}"))
-    if membership is not None:
-        from edge_runtime.identity import device_context
-        from edge_runtime.ledger import Ledger
-        from edge_runtime.sources import open_source
-
-        try:
-            with contextlib.closing(Ledger(home.ledger, create=False)) as opened:
-                check("ledger", f"epsilon {opened.spent_epsilon:.4g} spent")
-        except FedgeError as fault:
-            check("ledger", fault)
-        try:
-            device_context(home)
-            check("identity", "key, certificate and authority are there")
-        except FedgeError as fault:
-            check("identity", fault)
-        data = _absolute(arguments.data or "") or membership.data
-        try:
-            if not data:
-                raise LocalError("none set: give --data FILE.csv, FILE.npz or sensor:PORT")
-            open_source(data).close()
-            check("data", data)
-        except FedgeError as fault:
-            check("data", fault)
-        check("coordinator", _reach(home, membership))
-    return 1 if failures else 0
-
-
-def _timed_noise() -> str:
-    from edge_runtime import _kernels
-
-    count = 1 << 15
-    started_s = time.perf_counter()
-    _kernels.discrete_laplace(_kernels.SystemRng(), count, 10)
-    rate = count / (time.perf_counter() - started_s)
-    return f"native code runs; {rate / 1e6:.2g} million exact Laplace draws a second"
-
-
-def _reach(home: Home, membership: Membership) -> str | LocalError:
-    from edge_runtime.agent import connect
-    from edge_runtime.errors import FedgeError
-    from edge_runtime.messages import PROTOCOL, Hello, Refusal, Welcome
-
-    try:
-        conversation = connect(home, membership.address)
-        try:
-            reply = conversation.ask(Hello(PROTOCOL, "doctor", "serial" if "serial:" in membership.address else "tcp"))
-        finally:
-            conversation.close()
-    except FedgeError as fault:
-        return LocalError(str(fault))
-    if isinstance(reply, Welcome):
-        return "answers and knows this device"
-    if isinstance(reply, Refusal):
-        return LocalError(f"refused ({printable(reply.code)}): {printable(reply.reason)}")
-    return LocalError(f"answered with {type(reply).__name__}")
+    return examine(home, _absolute(arguments.data or ""), arguments.task)

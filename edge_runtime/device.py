@@ -10,10 +10,19 @@ import enum
 import logging
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from edge_runtime import __version__
-from edge_runtime.errors import ColumnMissing, DeviceFault, FedgeError, LocalError, NotEnoughYet, RemoteError
+from edge_runtime.errors import (
+    ColumnMissing,
+    DeviceFault,
+    ExtractorUnusable,
+    FedgeError,
+    LocalError,
+    NotEnoughYet,
+    RemoteError,
+)
 from edge_runtime.ledger import BudgetSpent, Ledger
 from edge_runtime.messages import (
     PROTOCOL,
@@ -45,6 +54,7 @@ if TYPE_CHECKING:
 
     from edge_runtime._kernels import NoiseSource
     from edge_runtime.features import Examples
+    from edge_runtime.inference import Extractors
     from edge_runtime.privacy.laplace import LaplaceEvent
 
 log = logging.getLogger("fedge.device")
@@ -96,12 +106,13 @@ class IllegalTransition(RemoteError):
 class Device:
     """One device. ``noise`` makes releases: the system's generator where none is given. Raises LocalError for a
     replayable one unless ``simulated`` says that nothing here protects anybody. ``shuffle`` only orders examples.
-    ``wait_s`` is how long the coordinator may hold an answer.
+    ``wait_s`` is how long the coordinator may hold an answer. ``extractor_folder`` is where the owner keeps the frozen
+    models that tasks may run on the data.
 
     What the coordinator learns of the data is in the releases, which the ledger charges, and in one thing more: a
-    device without a column that the task reads, or whose sensor has not given one example yet, declines. Each such
-    decline counts, repeated ones too; after 16 the device declines everything until it is started again. Data whose
-    values do not fit are no reason to decline under a mechanism: see ``_update``.
+    device without a column or an extractor that the task names, or whose sensor has not given one example yet,
+    declines. Each such decline counts, repeated ones too; after 16 the device declines everything until it is started
+    again. Data whose values do not fit are no reason to decline under a mechanism: see ``_update``.
     """
 
     def __init__(
@@ -115,6 +126,7 @@ class Device:
         simulated: bool = False,
         link: str = "tcp",
         wait_s: float = 30.0,
+        extractor_folder: Path | None = None,
         new_id: Callable[[], str] = lambda: secrets.token_hex(12),
     ) -> None:
         if noise is not None and not (noise.secure or simulated):
@@ -125,6 +137,8 @@ class Device:
         self._policy, self._ledger, self._source = policy, ledger, source
         self._noise, self._shuffle, self._new_id = noise, shuffle, new_id
         self._link, self._wait_s = link, wait_s
+        self._extractor_folder = extractor_folder
+        self._extractors: Extractors | None = None
         self._declining: Decline | None = None
         self._examples: tuple[object, Examples] | None = None
         self._data_declines = 0
@@ -333,18 +347,24 @@ class Device:
         reason says nothing that is only in the values.
         """
         from edge_runtime.features import examples
+        from edge_runtime.inference import Extractors
 
         if self._data_declines >= _MOST_DATA_DECLINES:
             reason = f"{_MOST_DATA_DECLINES} tasks did not fit this device's data; it takes no other until restarted"
             return Decline(offer.task_id, offer.round, "data", reason)
         inputs = offer.task.inputs
         try:
+            if self._extractors is None:
+                self._extractors = Extractors(self._extractor_folder)
+            extract = self._extractors.of(inputs)
             table = self._source.read(inputs)
             if self._examples is None or self._examples[0] is not table:
-                self._examples = (table, examples(table, inputs))
+                self._examples = (table, examples(table, inputs, extract))
             return self._examples[1]
         except ColumnMissing as fault:
             return self._data_decline(offer, f'the device\'s data have no column "{fault.column}"')
+        except ExtractorUnusable as fault:
+            return self._data_decline(offer, str(fault)[:400])
         except NotEnoughYet:  # says when a first example was there; a charge would spend the budget at every start
             return self._data_decline(offer, "the device has not enough data yet")
         except DeviceFault as fault:  # a sensor that is silent just now, a file that is gone

@@ -2,7 +2,15 @@
 
 from firmware_bridge.errors import DeviceFault, FedgeError, LocalError, RemoteError
 
-__all__ = ["ColumnMissing", "DeviceFault", "FedgeError", "LocalError", "NotEnoughYet", "RemoteError"]
+__all__ = [
+    "ColumnMissing",
+    "DeviceFault",
+    "ExtractorUnusable",
+    "FedgeError",
+    "LocalError",
+    "NotEnoughYet",
+    "RemoteError",
+]
 
 
 class ColumnMissing(LocalError):
@@ -11,6 +19,10 @@ class ColumnMissing(LocalError):
     def __init__(self, column: str, message: str) -> None:
         super().__init__(message)
         self.column = column
+
+
+class ExtractorUnusable(LocalError):
+    """The model that a task wants to run first is not here or does not fit it, whatever the data are."""
 
 
 class NotEnoughYet(LocalError):

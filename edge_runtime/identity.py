@@ -63,6 +63,11 @@ class Home:
     def ledger(self) -> Path:
         return self.path / "ledger.sqlite"
 
+    @property
+    def extractors(self) -> Path:
+        """Frozen LiteRT models that tasks may run on the data; only the owner puts files there."""
+        return self.path / "extractors"
+
 
 @dataclass(frozen=True)
 class Membership:

@@ -111,7 +111,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise LocalError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
         if path.suffix != ".safetensors":

@@ -62,7 +62,7 @@ class _Writer:
         current = graph.tensor("features", (1, *spec.shape))
         graph.subgraph.inputs = [current]
         if len(spec.shape) == 2:
-            current = self._reshaped(current, _four(spec.shape), "sequence")
+            current = self._reshaped(current, (1, *spec.shape), "sequence")
         skip = False
         for index, placed in enumerate(spec.placed):
             if skip:  # a RELU that the layer before has taken along

@@ -1,13 +1,17 @@
 """What the owner of a fleet types, where a slip would cost a model, a budget or a device that cannot be put out."""
 
 from contextlib import closing
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from coordinator.cli import _settle_task, main
 from coordinator.run_history import open_store
+from edge_runtime.architecture import Dense
 from edge_runtime.errors import LocalError
 from edge_runtime.tables import to_toml
+from edge_runtime.task import ModelSpec
 
 
 @pytest.fixture
@@ -61,3 +65,24 @@ def test_a_name_that_two_devices_share_removes_neither(home):
             store.add_device(f"dev-{index:020d}", "porch", bytes([index]), bytes([index]), 0.0)
     with pytest.raises(LocalError, match='"porch" names 2 devices'):
         main(["remove", "porch", "--home", str(home)])
+
+
+def test_a_run_begins_with_the_weights_it_is_given_and_fresh_where_there_are_none(home, tmp_path, capsys, new_task):
+    task = new_task()
+    frozen = replace(task, model=ModelSpec(2, (Dense(4, "tanh", frozen=True), Dense(2))))
+    (tmp_path / "task.toml").write_text(to_toml(frozen))
+    weights = {
+        "0.weight": np.arange(4 * task.model.inputs, dtype=np.float32).reshape(4, -1),
+        "0.bias": np.ones(4, np.float32),
+    }
+    np.savez(tmp_path / "weights.npz", **weights)
+    with closing(open_store(home)) as store:
+        _settle_task(store, home, tmp_path / "task.toml", again=False, start=tmp_path / "weights.npz")
+        params = np.frombuffer(store.latest_task().params, np.float32)
+        count = weights["0.weight"].size
+        np.testing.assert_array_equal(params[:count].reshape(-1, 4), weights["0.weight"].T)
+        assert params[count : count + 4].tolist() == [1, 1, 1, 1]
+        assert params[count + 4 :].any()
+        with pytest.raises(LocalError, match="is under way and has its parameters: leave --start out"):
+            _settle_task(store, home, None, again=False, start=tmp_path / "weights.npz")
+    assert "layer 0; fresh: layer 2" in capsys.readouterr().out
