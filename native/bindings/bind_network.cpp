@@ -146,6 +146,7 @@ std::unique_ptr<Layer> layer_of(Table& table, const std::string& type, Shape inp
         return make_gru(input, units, table.flag("sequences", false));
     }
     if (type == "embedding") {
+        if (number != 0) throw py::value_error("takes whole numbers of the data: put it first");
         const std::size_t vocabulary = table.count("vocabulary", 1, most_vocabulary);
         return make_embedding(input, vocabulary, table.count("units", 1, most_units));
     }

@@ -82,6 +82,11 @@ struct NormShape {
     std::size_t B, P, G, D;
 };
 
+// A sum with noise is (round(sum levels) + noise - center) step.
+struct NoiseGrid {
+    double levels, center, step;
+};
+
 // What training works with: two tables a set where it has fused multiply-add, see arithmetic.hpp.
 struct FloatKernels {
     // start (N) is where every row begins, usually the bias; null begins from what c holds.
@@ -89,6 +94,10 @@ struct FloatKernels {
 
     // x (n) *= factor.
     void (*scale)(float* x, float factor, std::size_t n) noexcept;
+
+    // g (n) = sum (n) with noise (n); g may be sum.
+    void (*add_noise)(float* g, const float* sum, const std::int32_t* noise, std::size_t n,
+                      const NoiseGrid& grid) noexcept;
 
     // Sum of |x| and of x^2 over x (n), in double.
     double (*magnitude_sum)(const float* x, std::size_t n) noexcept;

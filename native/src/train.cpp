@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "fedge/reduce.hpp"
 #include "fedge/workspace.hpp"
@@ -60,33 +61,36 @@ std::size_t sample(std::int64_t* rows, const PrivateStep& privacy, std::size_t N
     return std::min(count, privacy.most_rows);
 }
 
-// g = (round(sum / grid) + noise) grid / expected_batch, for one stretch. Rounding adds and takes away 1.5 * 2^52, where
-// doubles are whole numbers; |sum / grid| stays far below.
+// One draw after the other, for sums or noise of more bits than the kernel's.
 template <class Draw, class Sum>
-void add_draws(float* g, const Sum* sum, double grid, Draw* noise, const PrivateStep& privacy,
-               std::size_t n) noexcept {
-    constexpr double whole = 0x1.8p52;
-    const double levels = 1.0 / grid, step = grid / privacy.expected_batch, center = privacy.noise->center();
-    for (std::size_t start = 0; start < n; start += draws_at_once) {
-        const std::size_t count = std::min(draws_at_once, n - start);
-        privacy.noise->draw(noise, count);
-        for (std::size_t i = 0; i < count; ++i) {
-            const double rounded = (static_cast<double>(sum[start + i]) * levels + whole) - whole;
-            const double noisy = rounded + static_cast<double>(noise[i]) - center;
-            g[start + i] = static_cast<float>(noisy * step);
-        }
+void add_wide_noise(float* g, const Sum* sum, const Draw* noise, std::size_t n, const NoiseGrid& grid) noexcept {
+    for (std::size_t i = 0; i < n; ++i) {
+        const double rounded = (static_cast<double>(sum[i]) * grid.levels + 0x1.8p52) - 0x1.8p52;
+        g[i] = static_cast<float>((rounded + static_cast<double>(noise[i]) - grid.center) * grid.step);
     }
-    wipe(noise, draws_at_once * sizeof *noise);
 }
 
+// g = (round(sum / grid) + noise) grid / expected_batch, for one stretch.
 template <class Sum>
-void add_noise(float* g, const Sum* sum, double grid, const Buffers& at, const PrivateStep& privacy,
-               std::size_t n) noexcept {
-    if (privacy.noise->narrow()) {
-        add_draws(g, sum, grid, at.narrow_noise, privacy, n);
-    } else {
-        add_draws(g, sum, grid, at.noise, privacy, n);
+void add_noise(float* g, const Sum* sum, double grid, const Buffers& at, const PrivateStep& privacy, std::size_t n,
+               const FloatKernels& kernels) noexcept {
+    const NoiseGrid steps{1.0 / grid, privacy.noise->center(), grid / privacy.expected_batch};
+    for (std::size_t start = 0; start < n; start += draws_at_once) {
+        const std::size_t count = std::min(draws_at_once, n - start);
+        if (!privacy.noise->narrow()) {
+            privacy.noise->draw(at.noise, count);
+            add_wide_noise(g + start, sum + start, at.noise, count, steps);
+            continue;
+        }
+        privacy.noise->draw(at.narrow_noise, count);
+        if constexpr (std::is_same_v<Sum, float>) {
+            kernels.add_noise(g + start, sum + start, at.narrow_noise, count, steps);
+        } else {
+            add_wide_noise(g + start, sum + start, at.narrow_noise, count, steps);
+        }
     }
+    wipe(at.noise, draws_at_once * sizeof *at.noise);
+    wipe(at.narrow_noise, draws_at_once * sizeof *at.narrow_noise);
 }
 
 void follow_quantile(AdaptiveBound& adaptive, std::uint64_t within, double expected_batch) noexcept {
@@ -171,9 +175,9 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
         if (adaptive != nullptr) follow_quantile(*adaptive, within, privacy->expected_batch);
         each_stretch([&](std::size_t at_, std::size_t n) {
             if (in_pieces) {
-                add_noise(at.g + at_, at.total + at_, grid, at, *privacy, n);
+                add_noise(at.g + at_, at.total + at_, grid, at, *privacy, n, kernels);
             } else if (noisy) {
-                add_noise(at.g + at_, at.g + at_, grid, at, *privacy, n);
+                add_noise(at.g + at_, at.g + at_, grid, at, *privacy, n, kernels);
             } else if (privacy != nullptr) {
                 kernels.scale(at.g + at_, static_cast<float>(1.0 / privacy->expected_batch), n);
             }

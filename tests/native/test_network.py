@@ -152,6 +152,12 @@ def test_workspace_grows_with_the_batch():
         ((2**20,), [{"type": "dense", "units": 2**20}], "mse", "at most 268435456 parameters; layer 0 brings more"),
         ((2**14,), [{"type": "dense", "units": 2**14}], "mse", "at most 268435456 parameters"),
         ((5, 3), [{"type": "dense", "units": 2}], "mse", "takes a vector; got (5, 3): put a flatten layer before it"),
+        (
+            (5, 1),
+            [{"type": "relu"}, {"type": "embedding", "vocabulary": 3, "units": 2}],
+            "mse",
+            "whole numbers of the data",
+        ),
         ((5,), [{"type": "batch_norm"}], "mse", "no gradient belongs to one example"),
         (
             (5,),

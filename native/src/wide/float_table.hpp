@@ -6,6 +6,7 @@
 #include "descent.hpp"
 #include "elementwise.hpp"
 #include "norm.hpp"
+#include "noised.hpp"
 #include "norms.hpp"
 #include "pool.hpp"
 #include "product.hpp"
@@ -17,6 +18,7 @@ namespace {
 constexpr FloatKernels this_float_unit{
     .multiply = multiply,
     .scale = scale,
+    .add_noise = add_noise,
     .magnitude_sum = magnitude_sum,
     .square_sum = square_sum,
     .exp = apply<exp>,
