@@ -269,7 +269,7 @@ def discrete_gaussian(
     """``count`` independent integers X with P(X = x) proportional to exp(-x**2 / (2 sigma**2)), ``sigma`` 1..2**30.
 
     Added to integers whose L2 sensitivity is D it gives rho = D**2 / (2 sigma**2) of concentrated differential privacy
-    (Canonne, Kamath & Steinke 2020, Theorem 4). Integer arithmetic only; the time of a trial does not depend on the
+    (Canonne, Kamath & Steinke 2020). Integer arithmetic only; the time of a trial does not depend on the
     noise, and the number of trials says nothing about it. Within 2**-64 of the law in total variation, a draw:
     ``docs/noise.md``, section 8.
 
