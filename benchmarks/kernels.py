@@ -22,7 +22,7 @@ PAIRS = 15
 
 def cases() -> Iterator[dict[str, Any]]:
     """One dict per case: case, ours, peer, ratio, unit, peer_name."""
-    for case in (train_step(), discrete_laplace(), weighted_mean()):
+    for case in (train_step(), discrete_laplace()):
         yield case | {"case": f"{case['case']} ({_kernels.isa})"}
 
 
@@ -109,28 +109,4 @@ def discrete_laplace() -> dict[str, Any]:
         "ratio": ratio,
         "unit": "M samples/s",
         "peer_name": "numpy laplace float64 (unsafe)",
-    }
-
-
-def weighted_mean() -> dict[str, Any]:
-    """The weighted mean of 50 updates of 1 M float32, ours streamed and summed in double: milliseconds."""
-    rng = np.random.default_rng(1)
-    updates = rng.standard_normal((50, 1_000_000), dtype=np.float32)
-    weights = rng.random(50)
-    weights32 = (weights / weights.sum()).astype(np.float32)
-
-    def ours() -> None:
-        acc = np.zeros(updates.shape[1])
-        for update, weight in zip(updates, weights, strict=True):
-            _kernels.accumulate_f32(acc, update, weight)
-        acc /= weights.sum()
-
-    ours_s, peer_s, ratio = paired_s(ours, lambda: weights32 @ updates)
-    return {
-        "case": "weighted mean, 50 x 1 M",
-        "ours": ours_s * 1e3,
-        "peer": peer_s * 1e3,
-        "ratio": ratio,
-        "unit": "ms",
-        "peer_name": "numpy w @ M in float32",
     }

@@ -1,7 +1,8 @@
-"""From contributions to one mean update. Every rule streams: a round's updates are never in memory together."""
+"""From contributions to one mean update. Every rule here streams: a round's updates are never in memory together."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from edge_runtime._kernels import NoiseSource
     from edge_runtime.task import PrivacySpec
 
+_TOGETHER = 8  # updates in memory: one pass over the sum serves them all
+
 
 def weighted_mean(updates: Iterable[tuple[NDArray[np.float32], int]], size: int) -> NDArray[np.float32]:
     """FedAvg: ``sum n_k u_k / sum n_k`` over those who answered (McMahan et al. 2017), (P,) float32, summed in double.
@@ -24,10 +27,19 @@ def weighted_mean(updates: Iterable[tuple[NDArray[np.float32], int]], size: int)
     sender likes, so capping one liar's weight would guard against nothing. A fleet with liars needs a task with a clip
     norm. Raises ValueError when nobody answered or an update is not finite.
     """
-    total, weights = np.zeros(size, np.float64), 0
-    for update, weight in updates:
-        _kernels.accumulate_f32(total, update, float(weight))
-        weights += weight
+    total, weights, summed = np.zeros(size, np.float64), 0, 0
+    arriving = iter(updates)
+    while several := list(itertools.islice(arriving, _TOGETHER)):
+        rows = [update for update, _ in several]
+        try:
+            total = _kernels.weighted_sum(rows, np.array([w for _, w in several], np.float64), start=total)
+        except ValueError:
+            for index, row in enumerate(rows, start=summed):
+                if not np.isfinite(row).all():
+                    raise ValueError(f"update {index} holds NaN or infinity") from None
+            raise
+        weights += sum(weight for _, weight in several)
+        summed += len(several)
     if weights == 0:
         raise ValueError("no updates to average")
     return (total / weights).astype(np.float32)

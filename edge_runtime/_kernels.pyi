@@ -269,7 +269,7 @@ def discrete_gaussian(
     """``count`` independent integers X with P(X = x) proportional to exp(-x**2 / (2 sigma**2)), ``sigma`` 1..2**30.
 
     Added to integers whose L2 sensitivity is D it gives rho = D**2 / (2 sigma**2) of concentrated differential privacy
-    (Canonne, Kamath & Steinke 2020, Theorem 4). Integer arithmetic only; the time of a trial does not depend on the
+    (Canonne, Kamath & Steinke 2020). Integer arithmetic only; the time of a trial does not depend on the
     noise, and the number of trials says nothing about it. Within 2**-64 of the law in total variation, a draw:
     ``docs/noise.md``, section 8.
 
@@ -304,6 +304,126 @@ def accumulate_i32(acc: NDArray[np.int64], x: NDArray[np.int32]) -> None:
     """``acc`` (d,) += ``x`` (d,), exactly and in any order the same. Leaving int64 raises ValueError, ``acc``
     untouched.
     """
+
+def accumulate_u32(acc: NDArray[np.uint32], x: NDArray[np.uint32]) -> None:
+    """``acc`` (d,) += ``x`` (d,) modulo 2**32: sums of masked vectors."""
+
+# Many updates are a matrix (n, d) float32 or a sequence of n arrays (d,). Where one holds NaN or infinity, ValueError
+# names it ("update 3 holds NaN or infinity"): no rule lets it win, and leaving it out is the caller's policy. Threads
+# share out the coordinates; their number (1..256) does not change a bit of any result.
+
+def weighted_sum(
+    updates: Updates,
+    weights: NDArray[np.float64],
+    *,
+    start: NDArray[np.float64] | None = None,
+    threads: SupportsIndex = 1,
+) -> NDArray[np.float64]:
+    """``start`` (zero) + sum of ``weights`` (n,) times ``updates``, (d,): the bits of accumulate_f32 once an update, in
+    one pass. 0 <= weights <= 2**64. Nothing that was passed in changes, so a refused update leaves no trace.
+    """
+
+def weighted_mean(updates: Updates, weights: NDArray[np.float64], *, threads: SupportsIndex = 1) -> NDArray[np.float32]:
+    """sum w_i u_i / sum w_i, (d,), summed in double and rounded once. Weights as above, one at least positive."""
+
+def coordinate_median(updates: Updates, *, threads: SupportsIndex = 1) -> NDArray[np.float32]:
+    """The median of each coordinate (Yin et al. 2018, definition 1), (d,); of the middle two their mean. -0 sorts
+    before +0, so that the order of the updates leaves no mark.
+    """
+
+def trimmed_mean(updates: Updates, trim: SupportsIndex, *, threads: SupportsIndex = 1) -> NDArray[np.float32]:
+    """The mean of each coordinate without its ``trim`` largest and ``trim`` smallest values (Yin et al. 2018,
+    definition 2), (d,), 2 * trim < n. Summed in double from the least up: the order of the updates leaves no mark.
+    """
+
+def squared_distances(updates: Updates, *, threads: SupportsIndex = 1) -> NDArray[np.float64]:
+    """||u_i - u_j||**2, (n, n), symmetric, zero on the diagonal. From differences, not from a Gram matrix, so what all
+    updates have in common does not drown them: each within a factor of 1 +- 70 * 2**-24, near 1 +- 2**-24 in practice.
+    """
+
+def geometric_median(
+    updates: Updates,
+    weights: NDArray[np.float64],
+    start: NDArray[np.float32],
+    *,
+    smoothing: SupportsFloat,
+    rounds: SupportsIndex,
+    threads: SupportsIndex = 1,
+) -> NDArray[np.float32]:
+    """``rounds`` steps of smoothed Weiszfeld from ``start`` (d,) (Pillutla et al. 2022, algorithm 2), (d,):
+    z = sum b_i u_i / sum b_i with b_i = w_i / max(smoothing, ||z - u_i||), in double. 2**-64 <= weights <= 2**64,
+    1e-100 <= smoothing <= 1e100.
+    """
+
+def centered_clipping(
+    updates: Updates,
+    start: NDArray[np.float32],
+    *,
+    radius: SupportsFloat,
+    rounds: SupportsIndex,
+    threads: SupportsIndex = 1,
+) -> NDArray[np.float32]:
+    """From v = ``start`` (d,), ``rounds`` times v = v + mean of (u_i - v) min(1, radius / ||u_i - v||) (Karimireddy et
+    al. 2021, equation 3), (d,), in double. radius > 0, infinity allowed.
+    """
+
+def pack_bits(codes: NDArray[np.uint32], bits: SupportsIndex) -> bytes:
+    """``codes`` (n,) of ``bits`` (1..32) each, from the lowest bit of the first byte up; the last bits are zero. Raises
+    ValueError for a code that takes more.
+    """
+
+def unpack_bits(packed: bytes, bits: SupportsIndex, count: SupportsIndex) -> NDArray[np.uint32]:
+    """The ``count`` codes in exactly as many bytes as they take; what is beyond the last in its byte is not looked
+    at.
+    """
+
+def top_k(
+    x: NDArray[np.float32], k: SupportsIndex, *, take: bool = False
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Indices (k,), ascending, and values (k,) of the largest magnitudes in ``x`` (d,); among equals the lower index
+    first. ``take`` leaves zeros in their places: ``x`` is then what was not sent. Raises ValueError where ``x`` holds
+    NaN or infinity, ``x`` untouched.
+    """
+
+def max_magnitude(x: NDArray[np.float32]) -> float:
+    """max |x_i|, 0 for an empty ``x`` (d,). Raises ValueError where ``x`` holds NaN or infinity."""
+
+def l2_norm_above(x: NDArray[np.float32]) -> float:
+    """||x||_2, rounded up to a float32: no |x_i| exceeds it. Infinity where no float32 is large enough. Raises
+    ValueError where ``x`` holds NaN or infinity.
+    """
+
+def quantize_stochastic(
+    rng: NoiseSource, x: NDArray[np.float32], norm: SupportsFloat, bits: SupportsIndex, *, take: bool = False
+) -> bytes:
+    """QSGD (Alistarh et al. 2017): ``x`` (d,) on the levels -s..s times norm / s, s = 2**(bits - 1) - 1, each on one
+    of the two levels around it so that its expectation is its value (to 2**-31 of a level). ``bits`` is 1, 2, 4
+    or 8; one bit has the two levels -norm and norm. Packed as by pack_bits, codes counted from the lowest level.
+
+    ``norm``, a float32 of at most 2**126, bounds |x_i|. ``take`` subtracts in ``x`` what the codes stand for. Raises
+    ValueError for a larger |x_i|, NaN or infinity, ``x`` untouched.
+    """
+
+def dequantize(packed: bytes, norm: SupportsFloat, bits: SupportsIndex, count: SupportsIndex) -> NDArray[np.float32]:
+    """What ``count`` codes stand for, (count,). Raises ValueError for a code beyond the last level."""
+
+def pack_signs(x: NDArray[np.float32], *, take: bool = False) -> tuple[bytes, float]:
+    """The sign bits of ``x`` (d,), 1 for minus, packed by eights, and their scale ||x||_1 / d as a float32 (Karimireddy
+    et al. 2019). ``take`` subtracts scale * sign in ``x``. Raises ValueError for NaN, infinity or |x_i| > 2**126, ``x``
+    untouched.
+    """
+
+def unpack_signs(packed: bytes, scale: SupportsFloat, count: SupportsIndex) -> NDArray[np.float32]:
+    """``scale`` with the signs, (count,)."""
+
+def add_mask(values: NDArray[np.uint32], key: bytes, nonce: bytes) -> None:
+    """``values`` (d,) += mask modulo 2**32, in place. Word j of the mask is word j of ChaCha20's keystream (RFC 8439,
+    block counter from 0, little-endian words) under ``key`` (32 bytes) and ``nonce`` (12 bytes). One pair of the two
+    serves one vector: a second one under the same mask reveals their difference.
+    """
+
+def subtract_mask(values: NDArray[np.uint32], key: bytes, nonce: bytes) -> None:
+    """Undoes ``add_mask``; two parties of which one adds and the other subtracts leave no trace in the sum."""
 
 @final
 class SystemRng:
@@ -360,6 +480,7 @@ class seeded:
         def bytes(self, n: SupportsIndex) -> bytes:
             """``n`` bytes, at most 2**30: keystream of a stream keyed with this generator's next 32 bytes."""
 
-# For annotations only (import it under TYPE_CHECKING): the module has no such name.
+# For annotations only (import them under TYPE_CHECKING): the module has no such names.
 NoiseSource: TypeAlias = SystemRng | seeded.SeededRng
+Updates: TypeAlias = NDArray[np.float32] | Sequence[NDArray[np.float32]]
 Draws = TypeVar("Draws", NDArray[np.int32], NDArray[np.int64])

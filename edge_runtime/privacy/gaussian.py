@@ -3,7 +3,7 @@ noise.
 
 The noise has P(x) proportional to exp(-x^2 / (2 sigma^2)) on the integers (``native/``, ``docs/noise.md``, section 8).
 Under that law a contribution whose integer L2 norm is at most D costs rho = D^2 / (2 sigma^2) of zero-concentrated
-differential privacy (Canonne, Kamath & Steinke 2020, Theorem 14), a rational number. The sampler's distance from the
+differential privacy (Canonne, Kamath & Steinke 2020), a rational number. The sampler's distance from the
 law is accounted, not forgotten: ``GaussianEvent.sampler_delta``.
 
 Nothing here adds floating-point noise.

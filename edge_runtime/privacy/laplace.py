@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_runtime._kernels import NoiseSource
+    from edge_runtime._kernels import NoiseReservoir, NoiseSource
 
 # Above ln 2 by less than 10^-16: epsilon is reported with it, so rounding never understates a cost.
 LN2_HIGH = Fraction(6931471805599454, 10**16)
@@ -130,14 +130,23 @@ class LaplaceNoise:
         except ValueError as fault:
             raise LocalError(f"the update cannot be clipped: {fault}") from None
 
-    def release(self, total: NDArray[Any], rng: NoiseSource) -> Release:
-        """Add discrete Laplace noise to integers of which one device can change an L1 norm of at most ``levels``."""
+    def release(self, total: NDArray[Any], rng: NoiseSource | NoiseReservoir) -> Release:
+        """Add discrete Laplace noise to integers of which one device can change an L1 norm of at most ``levels``.
+
+        A reservoir gives noise made ahead; ValueError where its scale is another.
+        """
         import numpy as np
 
         from edge_runtime import _kernels
 
-        noise = _kernels.discrete_laplace(rng, total.size, self.log2_scale)
-        return Release(total.astype(np.int64) + noise, self.event_for(total.size))
+        values = total.astype(np.int64)
+        if isinstance(rng, _kernels.NoiseReservoir):
+            if rng.log2_scale != self.log2_scale:
+                raise ValueError(f"the reservoir's log2_scale is {rng.log2_scale}, the mechanism's {self.log2_scale}")
+            rng.add_to(values)
+        else:
+            values += _kernels.discrete_laplace(rng, total.size, self.log2_scale)
+        return Release(values, self.event_for(total.size))
 
     def mean(self, total: NDArray[np.int64], *, contributors: int, draws: int) -> NDArray[np.float32]:
         """The mean update that noised integers stand for.

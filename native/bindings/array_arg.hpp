@@ -40,6 +40,7 @@ const char* dtype_name() {
     if constexpr (std::is_same_v<T, double>) return "float64";
     if constexpr (std::is_same_v<T, std::int32_t>) return "int32";
     if constexpr (std::is_same_v<T, std::int64_t>) return "int64";
+    if constexpr (std::is_same_v<T, std::uint32_t>) return "uint32";
 }
 
 // "(B, I=561)"

@@ -15,6 +15,12 @@
 
 namespace fedge {
 
+// The ranks [first, last) of the columns of n rows.
+struct RankSelection {
+    const float* const* rows;
+    std::size_t n, first, last;
+};
+
 // Integers, and floats whose every rounding is prescribed: one table a set, the same bits from all.
 struct Kernels {
     // The keystream for counter, counter + 1, ... of the state `first`, as many of `blocks` as come in whole vectors.
@@ -38,6 +44,31 @@ struct Kernels {
     // As in wide/scatter.hpp.
     void (*add_scattered)(std::uint32_t* sums, const std::uint32_t* where, const std::uint32_t* values,
                           std::size_t places, std::size_t n) noexcept;
+
+    // acc (count) += sum of weights[i] * rows[i][from + j], each coordinate in the order of the n rows.
+    void (*accumulate_rows)(double* acc, const float* const* rows, const double* weights, std::size_t n,
+                            std::size_t from, std::size_t count) noexcept;
+
+    // acc (n) += x (n), and acc -= x, modulo 2^32.
+    void (*add_words)(std::uint32_t* acc, const std::uint32_t* x, std::size_t n) noexcept;
+    void (*subtract_words)(std::uint32_t* acc, const std::uint32_t* x, std::size_t n) noexcept;
+
+    // out (count) = the means over the ranks of columns [from, from + count); false where one holds NaN or infinity.
+    bool (*mean_of_ranks)(float* out, const RankSelection& by, std::size_t from, std::size_t count,
+                          std::byte* workspace) noexcept;
+
+    // squares (n, n), below the diagonal, += the squared distances of the rows over columns [from, from + count): each
+    // a sum of floats in sixteen lanes, added up in double.
+    void (*accumulate_squares)(double* squares, const float* const* rows, std::size_t n, std::size_t from,
+                               std::size_t count) noexcept;
+
+    // Sum of (a - b)^2 over `count`.
+    double (*squared_distance_f32)(const float* a, const float* b, std::size_t count) noexcept;
+    double (*squared_distance_f64)(const double* a, const float* b, std::size_t count) noexcept;
+
+    // As in wide/compress.hpp.
+    void (*stochastic_codes)(std::uint32_t* codes, const float* x, const std::uint32_t* words, double scale,
+                             double shift, std::int32_t most, std::size_t n) noexcept;
 };
 
 // A matrix product whose left factor is read where it lies: c (M, N) = start + a (M, S K) @ b (S K, N).

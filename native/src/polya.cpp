@@ -98,14 +98,14 @@ PolyaPlan polya_plan(unsigned m, std::int64_t shares) noexcept {
         const bool one = below.hi >> 59 != 0;
         plan.count_limit[k] = one ? half_of_all : U128{below.hi << 4 | below.lo >> 60, below.lo << 4};
         const U128 missing = subtract(half_of_all, plan.count_limit[k]);
-        if (enough == 0 && missing.hi == 0 && missing.lo >> 56 == 0) enough = k;  // 2^-71
+        if (enough == 0 && missing.hi == 0 && missing.lo >> 35 == 0) enough = k;  // 2^-92
         const U128 next = multiply_high(p, mean);  // Q119
         const U128 share = divide(next, 4, {0, k + 1});
         p = share;
     }
-    // P(Poisson(L) >= L + x) <= exp(-x^2 / (2 (L + x / 3))) < 2^-70 for x >= 17 + sqrt(267 + 98 L).
+    // P(Poisson(L) >= L + x) <= exp(-x^2 / (2 (L + x / 3))) < 2^-92 for x >= 22 + sqrt(456 + 128 L) (Bernstein).
     const std::uint64_t above = expected + 1;
-    plan.most = static_cast<std::size_t>(plan.counts == 1 ? enough : above + 17 + square_root_above(267 + 98 * above));
+    plan.most = static_cast<std::size_t>(plan.counts == 1 ? enough : above + 22 + square_root_above(456 + 128 * above));
     return plan;
 }
 

@@ -51,6 +51,18 @@ def test_a_release_is_the_contribution_and_the_noise_and_nothing_else() -> None:
     assert release.event == LaplaceEvent(noise.levels, 10, 300)
 
 
+def test_noise_made_ahead_is_released_with_the_same_event() -> None:
+    noise = LaplaceNoise.for_epsilon(1.0, clip_norm=2.0, log2_scale=10)
+    total = np.full(20_000, 1 << 30, np.int32)
+    release = noise.release(total, _kernels.NoiseReservoir(10, 8192))
+    assert release.event == LaplaceEvent(noise.levels, 10, 20_000)
+    assert total[0] == 1 << 30
+    drawn = release.values - (1 << 30)
+    assert float(np.abs(drawn + 0.5).mean()) == pytest.approx(2**10 / math.log(2), rel=0.05)
+    with pytest.raises(ValueError, match="the reservoir's log2_scale is 11, the mechanism's 10"):
+        noise.release(total, _kernels.NoiseReservoir(11, 8192))
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_the_mean_is_unbiased_and_needs_the_half_step_back(local: bool) -> None:
     """Within 4 standard errors; without the half step at least 15 away, 10 of which have to show."""

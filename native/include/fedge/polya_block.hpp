@@ -22,7 +22,7 @@ inline constexpr std::size_t polya_chunk = 64;        // jumps that are placed t
 struct PolyaPlan {
     unsigned log2_scale;
     std::size_t counts;
-    std::size_t most;                      // jumps of a block; more come with chance below 2^-70 and are left out
+    std::size_t most;                      // jumps of a block; more come with chance below 2^-91 and are left out
     U128 count_limit[polya_count_limits];  // P(a count is at most k), Q127
     U128 octave_limit[polya_octaves - 1];  // P(a jump's octave is at most e), Q127, padded with ones
 };
