@@ -398,7 +398,7 @@ class Service:
     def _commit(self, now_s: float) -> bool:
         """Whether the round's mean made a new model."""
         try:
-            mean = self._mean()
+            mean = model.without_frozen(self.task.model, self._mean())
         except (ValueError, DeviceFault) as fault:
             log.error("round %d cannot be aggregated and is given up: %s", self._rounds.number, fault)
             return False

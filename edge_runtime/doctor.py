@@ -263,8 +263,8 @@ def _task(path: Path, home: Home) -> str:
         f"optimizer {_megabytes(needs.optimizer)} ({task.training.optimizer})",
         f"activations and gradient {_megabytes(needs.activations)}",
     ]
-    if needs.per_example:
-        words.append(f"per-example gradients {_megabytes(needs.per_example)}")
+    clipped = task_needs(task, per_example=True)
+    words.append(f"per-example gradients none; a task that clips example by example takes {_megabytes(clipped.total)}")
     words.append(f"work {task.model.operations / 1e6:.2g} million multiply-adds an example, forward")
     if needs.total > available:
         raise LocalError(f"{words[0]} {_megabytes(available)} are free; take fewer parameters or a micro_batch")
@@ -275,4 +275,6 @@ def _task(path: Path, home: Home) -> str:
 
 
 def _megabytes(count: int) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

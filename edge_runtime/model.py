@@ -143,6 +143,15 @@ def optimizer_options(training: TrainingSpec) -> dict[str, Any]:
     return options | {"beta1": training.beta1, "beta2": training.beta2, "epsilon": training.adam_epsilon}
 
 
+def without_frozen(spec: ModelSpec, update: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``update`` (P,) with zeros where a layer is frozen: noise falls on those places too, and must not move them."""
+    kept = update.copy()
+    for placed in spec.placed:
+        if placed.frozen:
+            kept[placed.offset : placed.offset + placed.parameter_count] = 0.0
+    return kept
+
+
 def score(spec: ModelSpec, params: NDArray[np.float32], examples: Examples) -> Score:
     """How the model does on ``examples``."""
     net = network(spec)

@@ -152,6 +152,8 @@ def slots(spec: ModelSpec) -> Iterator[Slot]:
             offset += math.prod(shape)
         if isinstance(placed.layer, Dense):
             flattened = ()
+    if math.prod(flattened[:-1]) > 1:
+        raise LocalError("the outputs are those of a flatten, in another order in PyTorch: put a dense layer behind it")
 
 
 _Way = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]

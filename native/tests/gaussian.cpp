@@ -117,7 +117,7 @@ void trials_follow_the_documented_stream(std::int64_t sigma) {
     const std::array<std::uint8_t, 32> key{static_cast<std::uint8_t>(sigma)};
     ChaChaStream stream(key), again(key);
     const GaussianPlan plan = gaussian_plan(sigma);
-    constexpr std::size_t n = 9000;
+    constexpr std::size_t n = 3000;
     std::vector<std::int64_t> got(n), want;
     discrete_gaussian(got.data(), stream, n, sigma);
     std::vector<std::uint32_t> words(gaussian_words);
@@ -139,7 +139,7 @@ void crowded_blocks_take_their_spares_in_order(std::int64_t sigma) {
     const GaussianPlan plan = gaussian_plan(sigma);
     std::size_t most_open = 0;
     bool seen[2] = {};
-    for (unsigned round = 0; round < 60; ++round) {
+    for (unsigned round = 0; round < 20; ++round) {
         std::vector<std::uint32_t> words(gaussian_words), noise(gaussian_trials);
         stream.fill(words.data(), words.size());
         stream.fill(noise.data(), noise.size());
@@ -203,7 +203,7 @@ void plans_are_those_of_decimal_arithmetic() {
               near(plan.threshold[4], shift_right(fifth, 1), 36));
     }
     // The lanes look at the first thresholds only; all others begin with 32 ones, which is a tie.
-    for (std::int64_t sigma = 1; sigma < max_sigma; sigma += sigma / 7 + 1) {
+    for (std::int64_t sigma = 1; sigma < max_sigma; sigma += sigma / 2 + 1) {
         const GaussianPlan plan = gaussian_plan(sigma);
         for (std::size_t t = gaussian_near_strips - 1; t < gaussian_strips - 1; ++t) {
             CHECK(plan.threshold[t].hi >> 31 == 0xffffffff);

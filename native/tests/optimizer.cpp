@@ -107,9 +107,11 @@ void plain_sgd_keeps_nothing_from_step_to_step() {
     CHECK(optimizer_buffers(Optimizer{.momentum = 0.9F}) == 1);
     CHECK(optimizer_buffers(Optimizer{.kind = OptimizerKind::adam}) == 2);
     CHECK(optimizer_buffers(Optimizer{.kind = OptimizerKind::adamw}) == 2);
-    float w = 1.0F, g = 2.0F;  // nesterov without momentum is plain
-    optimizer_step(&w, &g, nullptr, 0, 1, 1, 0.25F, Optimizer{.nesterov = true}, {}, float_kernels(Arithmetic::fast));
-    CHECK(w == 0.5F && g == 2.0F);
+    float w = 1.0F, g = 2.0F, other = 7.0F;  // nesterov without momentum is plain
+    optimizer_step(&w, &g, &other, 1, 1, 1, 0.25F, Optimizer{.nesterov = true}, {}, float_kernels(Arithmetic::fast));
+    CHECK(w == 0.5F && g == 2.0F && other == 7.0F);
+    optimizer_step(&w, &g, nullptr, 0, 1, 2, 0.25F, Optimizer{}, {}, float_kernels(Arithmetic::fast));
+    CHECK(w == 0.0F);
 }
 
 // beta^step underflows long before: the correction is gone then, not NaN.

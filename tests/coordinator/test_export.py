@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from coordinator.export import export_model, feature_names
+from coordinator.interchange.state_dict import state_dict
 from coordinator.interchange.tflite import TFLITE_ALIGNMENT
-from edge_runtime.architecture import Dense, Dropout, Flatten, Gru, Norm
+from edge_runtime.architecture import Conv, Dense, Dropout, Flatten, Gru, Norm
 from edge_runtime.errors import LocalError
 from edge_runtime.task import InputSpec, ModelSpec, Task, WindowSpec
 
@@ -127,6 +128,9 @@ def test_groups_behind_a_flatten_cannot_be_written_in_pytorchs_order(tmp_path):
     task = a_task(*layers, window=WindowSpec(6, 2, values="samples"))
     exported = export_model(tmp_path, task, some_params(task))
     assert "put it before the flatten" in exported.missing["model.safetensors"]
+    last = ModelSpec(layers=(Conv(2, 1, type="conv1d"), Flatten()), shape=(3, 1))
+    with pytest.raises(LocalError, match="another order in PyTorch"):
+        state_dict(last, np.zeros(4, np.float32))
     one = a_task(Flatten(), Norm(1, type="group_norm"), Dense(3), window=WindowSpec(6, 2, values="samples"))
     assert "model.safetensors" not in export_model(tmp_path, one, some_params(one)).missing
 

@@ -1,5 +1,6 @@
 """The simulator: one seed, one sequence of bytes, in every process."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -66,6 +67,20 @@ def test_a_fleet_learns_what_its_devices_could_not_alone(new_task):
     outcome = Simulation(task, sources, seed=1, evaluation=examples(test, task.inputs)).run()
     accuracies = [record.accuracy for record in outcome.history.rounds]
     assert accuracies[-1] > max(0.4, accuracies[0])
+
+
+@pytest.mark.parametrize("place", ["none", "local", "central"])
+def test_a_frozen_layer_stays_as_it_is_whatever_noise_falls_on_it(place, new_task, new_table):
+    from edge_runtime import model
+    from edge_runtime.architecture import Dense
+    from edge_runtime.task import ModelSpec
+
+    layers = (Dense(3, "tanh", frozen=True), Dense(2))
+    task = dataclasses.replace(new_task(place, size=12, quorum=6, rounds=2), model=ModelSpec(2, layers))
+    start = model.initial_params(task.model, np.random.default_rng([1, 0]))
+    params = simulate(task, new_table, seed=1).params
+    np.testing.assert_array_equal(params[:9], start[:9])
+    assert (params[9:] != start[9:]).all()
 
 
 def test_the_history_counts_rounds_contributions_epsilon_and_bytes(new_task, new_table):
