@@ -350,6 +350,8 @@ def place(shape: Shape, layers: Sequence[AnyLayer]) -> tuple[Placed, ...]:
     offset = 0
     given = "the input is"
     for entry, layer in enumerate(layers):
+        if entry and isinstance(layer, Embedding):
+            raise ValueError(f"layer {entry} (embedding) takes whole numbers of the data: put it first")
         try:
             gives = layer.output(shape)
         except Unfit as unfit:

@@ -129,6 +129,10 @@ EXPLAINED = {
         ([187, 1], CONV, POOL, CONV, POOL, {"units": 5}),
         ": layer 4 (dense) takes a vector, layer 3 gives (43, 64): put a flatten layer before it",
     ),
+    "an embedding of what no data are": (
+        ([8, 1], {"type": "dropout", "rate": 0.5}, {"type": "embedding", "vocabulary": 5, "units": 2}),
+        ": layer 1 (embedding) takes whole numbers of the data: put it first",
+    ),
     "a convolution over time on an image": (
         ([28, 28, 1], CONV),
         ": layer 0 (conv1d) takes a sequence (steps, channels), the input is (28, 28, 1): use conv2d",
