@@ -59,7 +59,7 @@ print(max(sizes) - before)
 
 
 def a_task(model: ModelSpec, **training: object) -> Task:
-    training = {"epochs": 4, **training}
+    training = {"epochs": 10, **training}
     window = WindowSpec(model.shape[0], 1, values="samples") if len(model.shape) == 2 else None
     columns = tuple(f"c{index}" for index in range(model.shape[-1]))
     inputs = InputSpec(columns, "label", tuple("abcdefgh"[: model.outputs]), window=window)
