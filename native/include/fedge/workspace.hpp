@@ -11,9 +11,9 @@ namespace fedge {
 
 class Arena {
   public:
-    static constexpr std::size_t alignment = 16;
+    static constexpr std::size_t alignment = 64;  // a cache line: vectors of no width then cross one
 
-    // `base` is aligned as operator new[] aligns, or null to measure.
+    // `base` is aligned as operator new[] aligns, better to a cache line, or null to measure.
     explicit Arena(std::byte* base) noexcept : base_(base) {}
 
     template <class T>
