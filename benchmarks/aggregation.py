@@ -36,21 +36,31 @@ _PYTHON = Path(__file__).parent.parent / ".bench-venv" / "bin" / "python"
 _FLOWER = """\
 import json, sys, time
 import numpy as np
-from flwr.server.strategy import aggregate as flower
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy import fedtrimmedavg, multikrum, strategy_utils
 n, size, liars, seed = map(int, sys.argv[1:])
 updates = np.random.default_rng(seed).standard_normal((n, size), dtype=np.float32)
-results = [([update], 10 + i) for i, update in enumerate(updates)]
+records = [ArrayRecord({"0": Array(update)}) for update in updates]
+def weighed(weights):
+    pairs = zip(records, weights)
+    return [RecordDict({"arrays": r, "metrics": MetricRecord({"num-examples": w})}) for r, w in pairs]
+def krum(chosen):
+    return strategy_utils.aggregate_arrayrecords(multikrum.select_multikrum(equal, liars, chosen), "num-examples")
+def stacked():  # as FedMedian and FedTrimmedAvg do it
+    return np.stack([record["0"].numpy() for record in records])
+rising, equal = weighed(range(10, 10 + n)), weighed([1] * n)
 rules = {
-    "mean": lambda: flower.aggregate(results),
-    "median": lambda: flower.aggregate_median(results),
-    "trimmed mean": lambda: flower.aggregate_trimmed_avg(results, liars / n),
-    "Krum": lambda: flower.aggregate_krum(results, liars, 0),
-    "multi-Krum": lambda: flower.aggregate_krum(results, liars, n - liars - 2),
+    "mean": lambda: strategy_utils.aggregate_arrayrecords(rising, "num-examples"),
+    "median": lambda: ArrayRecord({"0": Array(np.asarray(np.median(stacked(), axis=0)))}),
+    "trimmed mean": lambda: ArrayRecord({"0": Array(np.asarray(fedtrimmedavg.trim_mean(stacked(), liars / n)))}),
+    "Krum": lambda: krum(1),
+    "multi-Krum": lambda: krum(n - liars - 2),
 }
 for line in sys.stdin:
     started_s = time.process_time()
-    result = rules[json.loads(line)]()[0]
-    print(json.dumps([time.process_time() - started_s, float(np.abs(result).sum(dtype=float))]), flush=True)
+    record = rules[json.loads(line)]()
+    taken_s = time.process_time() - started_s
+    print(json.dumps([taken_s, float(np.abs(record["0"].numpy()).sum(dtype=float))]), flush=True)
 """
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge_runtime._kernels import NoiseSource
     from edge_runtime.task import PrivacySpec
 
-_TOGETHER = 8  # updates in memory: one pass over the sum serves them all
+_TOGETHER = 16  # updates in memory: one pass over the sum serves them all
 
 
 def weighted_mean(updates: Iterable[tuple[NDArray[np.float32], int]], size: int) -> NDArray[np.float32]:

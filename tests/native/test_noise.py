@@ -227,6 +227,7 @@ N = 1 << 20
 def test_samples_pass_the_audit(m, seed):
     scores = audit(_kernels.discrete_laplace(rng(seed), N, m), m)
     assert max(map(abs, scores.values())) < 4, scores
+    assert all(abs(scores[moment]) < 3 for moment in ("mean", "variance")), scores
 
 
 def test_samples_of_the_system_generator_pass_the_audit():
@@ -329,6 +330,22 @@ def test_a_shorter_draw_is_the_start_of_a_longer_one():
     long = _kernels.discrete_laplace(rng(), 1000, 16)
     for count in (0, 1, 511, 512, 513, 999):
         np.testing.assert_array_equal(_kernels.discrete_laplace(rng(), count, 16), long[:count])
+
+
+@pytest.mark.parametrize("m", [0, 6, 16, 24])
+def test_an_array_to_fill_gets_the_same_numbers_in_either_width(m):
+    want = _kernels.discrete_laplace(rng(), 3000, m)
+    for dtype in (np.int32, np.int64):
+        out = np.empty(3000, dtype)
+        assert _kernels.discrete_laplace(rng(), 3000, m, out=out) is out
+        np.testing.assert_array_equal(out, want)
+
+
+def test_an_array_too_narrow_for_the_law_is_refused():
+    with pytest.raises(ValueError, match="want log2_scale of at most 24 for out of int32"):
+        _kernels.discrete_laplace(rng(), 5, 25, out=np.empty(5, np.int32))
+    with pytest.raises(ValueError, match=r"want out \(count=5,\) int64"):
+        _kernels.discrete_laplace(rng(), 5, 10, out=np.empty(6, np.int64))
 
 
 def test_consecutive_draws_differ():
