@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import LocalError
+from edge_runtime.privacy.gaussian import MAX_SIGMA, GaussianEvent
 from edge_runtime.privacy.laplace import LN2_HIGH, MAX_LEVELS, LaplaceEvent, rounded_up
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 WHOLE = 1 << 64  # sampling probabilities count in units of 1 / WHOLE
 MOST_ROWS_CHANCE = 2.0**-80  # that a batch is larger than its bound
-MAX_SIGMA = 1 << 30  # of the native sampler
 _FINEST_SCALE = 30  # of the noise: the grid is refined no further to make rounding's share small
 
 
@@ -42,15 +42,6 @@ class AdaptiveClip:
     lowest: float = 1e-3
     highest: float = 1e3
     scale: int = 3
-
-
-@dataclass(frozen=True)
-class GaussianNoise:
-    """Discrete Gaussian noise of ``sigma`` on sums of L2 sensitivity ``sensitivity``, both in grid steps."""
-
-    sensitivity: float
-    sigma: int
-    draws: int
 
 
 @dataclass(frozen=True)
@@ -92,19 +83,16 @@ class SampledLaplaceEvent:
 
 @dataclass(frozen=True)
 class SampledGaussianEvent:
-    """A ledger entry: ``steps`` releases of L2 sensitivity ``sensitivity`` grid steps under discrete Gaussian noise of
-    ``sigma``, each of a batch that holds every example with probability sampling / 2^64.
+    """A ledger entry: ``steps`` releases of a batch that holds every example with probability sampling / 2^64.
 
-    A discrete Gaussian has the Renyi divergences of the continuous one at most (Canonne, Kamath & Steinke 2020,
-    Theorem 7). ``count_sigma`` is the noise of a count that goes with every step, 0 without one. ``draws`` counts the
-    noised numbers of one step, ``truncation`` bounds the chance that a batch was cut short.
+    ``step`` is what one release costs whose example is certain to be in the batch. A discrete Gaussian has the Renyi
+    divergences of the continuous one at most (Canonne, Kamath & Steinke 2020). ``count_sigma`` is the noise of a count
+    that goes with every step, 0 without one; ``truncation`` bounds the chance that a batch was cut short.
     """
 
-    sensitivity: float
-    sigma: int
+    step: GaussianEvent
     sampling: int
     steps: int
-    draws: int
     count_sigma: int = 0
     truncation: float = 0.0
 
@@ -113,10 +101,9 @@ class SampledGaussianEvent:
         """sigma over sensitivity of one step, rounded down; with a count both together act as one Gaussian release of
         z = (z_sum^-2 + z_count^-2)^(-1/2) (Andrew et al. 2021).
         """
-        inverse_square = (self.sensitivity / self.sigma) ** 2
-        if self.count_sigma:
-            inverse_square += self.count_sigma**-2
-        return math.sqrt(1 / inverse_square) * (1 - 2.0**-45)
+        if not self.count_sigma:
+            return self.step.noise_multiplier
+        return math.sqrt(1 / (self.step.noise_multiplier**-2 + self.count_sigma**-2)) * (1 - 2.0**-45)
 
 
 @dataclass(frozen=True)
@@ -125,7 +112,7 @@ class PrivateSgd:
 
     clip_norm: float
     grid: float  # of the sum, in the gradient's units; with an adaptive clip for a bound of 1
-    noise: LaplaceEvent | GaussianNoise
+    noise: LaplaceEvent | GaussianEvent
     sampling: int  # in units of 2^-64
     expected_batch: float
     most_rows: int
@@ -187,17 +174,17 @@ class PrivateSgd:
         sampling = _Sampling.of(examples, batch_size)
         rounding = math.sqrt(parameters) * (1 + 2.0**-45)
         clipped = max(1024 * rounding, 65_536 / noise_multiplier)
-        sensitivity = (clipped + rounding) * (1 + 2.0**-45)
-        sigma = math.ceil(noise_multiplier * sensitivity)
-        if sigma > MAX_SIGMA:
+        levels = math.ceil(clipped + rounding)
+        sigma = math.ceil(Fraction(noise_multiplier) * levels)
+        if max(sigma, levels) > MAX_SIGMA:
             raise LocalError(f"a noise multiplier of {noise_multiplier:g} is too large for {parameters} parameters")
-        noise = GaussianNoise(sensitivity, sigma, parameters + (1 if adaptive else 0))
+        noise = GaussianEvent(levels, sigma, parameters + (1 if adaptive else 0))
         return cls._with(noise, clipped, clip_norm, sampling, batch_size, adaptive)
 
     @classmethod
     def _with(
         cls,
-        noise: LaplaceEvent | GaussianNoise,
+        noise: LaplaceEvent | GaussianEvent,
         clipped: float,
         clip_norm: float,
         sampling: _Sampling,
@@ -216,10 +203,7 @@ class PrivateSgd:
         if isinstance(self.noise, LaplaceEvent):
             count = Fraction(0) if scale is None else Fraction(1, 1 << scale)
             return SampledLaplaceEvent(self.noise, self.sampling, steps, count, MOST_ROWS_CHANCE)
-        of = self.noise
-        return SampledGaussianEvent(
-            of.sensitivity, of.sigma, self.sampling, steps, of.draws, scale or 0, MOST_ROWS_CHANCE
-        )
+        return SampledGaussianEvent(self.noise, self.sampling, steps, scale or 0, MOST_ROWS_CHANCE)
 
     def train(
         self,

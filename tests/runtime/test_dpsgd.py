@@ -128,7 +128,7 @@ def gaussian(**changes):
 def test_gaussian_noise_is_what_was_asked_times_what_an_example_can_change(noise_multiplier):
     of = gaussian(noise_multiplier=noise_multiplier, clip_norm=2.0)
     change = 2.0 * sum_inflation(of.most_rows, of.rows_at_once) / of.grid + math.sqrt(43)
-    assert change <= of.noise.sensitivity
+    assert change <= of.noise.levels
     event = of.event(steps=7)
     assert noise_multiplier * (1 - 1e-9) <= event.noise_multiplier < noise_multiplier * 1.002
     net, params, x, y = problem(2)
