@@ -134,7 +134,7 @@ class PrivateSgd:
         ``step_epsilon``.
 
         ``parameters`` counts those that train, ``batch_size`` is the expected one. The grid is as fine as it takes for
-        rounding to cost under a thousandth. Raises LocalError for settings that cannot be met.
+        rounding to cost under one part in 500. Raises LocalError for settings that cannot be met.
         """
         available = Fraction(step_epsilon) - (Fraction(1, 1 << adaptive.scale) * LN2_HIGH if adaptive else 0)
         if available <= 0:
@@ -142,7 +142,7 @@ class PrivateSgd:
         sampling = _Sampling.of(examples, batch_size)
         for log2_scale in range(4, _FINEST_SCALE + 1):
             levels = math.floor(available * (1 << log2_scale) / LN2_HIGH)
-            if levels > 1024 * parameters or (log2_scale == _FINEST_SCALE and levels >= 16 + parameters):
+            if levels > 512 * parameters or (log2_scale == _FINEST_SCALE and levels >= 16 + parameters):
                 break
         else:
             raise LocalError(

@@ -135,7 +135,7 @@ Clipped network_clipped_gradient(float* grad, double* norms, const Network& net,
             within = within && norm <= clipping.bounds[g];
         }
         for (std::size_t g = 0; g < groups; ++g) {
-            at.factor[g * B + b] = finite ? clip_factor(at.norm[g * B + b], clipping.bounds[g]) : 0.0F;
+            at.factor[g * B + b] = finite ? clip_factor(at.norm[g * B + b], clipping.bounds[g]) * clipping.share : 0.0F;
         }
         result.refused += finite ? 0 : 1;
         result.within += finite && within ? 1 : 0;

@@ -143,6 +143,7 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
         double grid = privacy != nullptr ? privacy->grid : 0.0;
         Clipping clipping = privacy != nullptr ? privacy->clipping : Clipping{};
         AdaptiveBound* const adaptive = privacy != nullptr ? privacy->adaptive : nullptr;
+        if (privacy != nullptr && !noisy) clipping.share = static_cast<float>(1.0 / privacy->expected_batch);
         if (adaptive != nullptr) clipping.bounds = {&adaptive->bound, 1}, grid *= adaptive->bound;
         std::uint64_t within = 0;
         const auto each_stretch = [&](auto work) {
@@ -178,8 +179,6 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
                 add_noise(at.g + at_, at.total + at_, grid, at, *privacy, n, kernels);
             } else if (noisy) {
                 add_noise(at.g + at_, at.g + at_, grid, at, *privacy, n, kernels);
-            } else if (privacy != nullptr) {
-                kernels.scale(at.g + at_, static_cast<float>(1.0 / privacy->expected_batch), n);
             }
             LocalObjective objective = training.objective;
             if (objective.anchor != nullptr) objective.anchor += at_;

@@ -98,6 +98,8 @@ struct Clipping {
     Norm norm = Norm::l2;
     // One bound for the whole gradient, or one for each layer that trains, from the lowest up.
     std::span<const double> bounds;
+    // What every clipped gradient is multiplied with besides, such as one over the batch.
+    float share = 1.0F;
 };
 
 struct Clipped {
