@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -139,11 +139,13 @@ def agree(job: Job, sides: Mapping[str, Trainer], *, reference: str) -> None:
             )
 
 
-def interleaved_s(sides: Mapping[str, Trainer], *, rounds: int = 15) -> dict[str, list[float]]:
+def interleaved_s(
+    sides: Mapping[str, Trainer], *, rounds: int = 15, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
     """CPU seconds of ``rounds`` runs of each side, each from the first weights, one side after the other in an order
     that turns by one and then backwards.
 
-    CPU time and not the clock: every side has one thread, and what other processes take of the core belongs to none.
+    CPU time and not the wall's: every side has one thread, and what other processes take of the core belongs to none.
     """
     names = list(sides)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -152,9 +154,9 @@ def interleaved_s(sides: Mapping[str, Trainer], *, rounds: int = 15) -> dict[str
         for name in turned if number % 2 else reversed(turned):
             side = sides[name]
             side.reset()
-            started_s = time.process_time()
+            started_s = clock()
             side.run()
-            times[name].append(time.process_time() - started_s)
+            times[name].append(clock() - started_s)
     return {name: seconds[1:] for name, seconds in times.items()}  # the first run fills caches and page tables
 
 

@@ -8,6 +8,7 @@ so and peer and ratio are left out.
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -15,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.kernels import paired_s
 from edge_runtime import _kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-COUNT = 1 << 18
+COUNT, PAIRS = 1 << 18, 15
 PEER_PYTHON = Path(__file__).parents[1] / ".bench-venv" / "bin" / "python"
 TORCH = """
 import time, torch
@@ -45,6 +45,20 @@ def cases() -> Iterator[dict[str, Any]]:
     """One dict per case: case, ours, peer, ratio, unit, peer_name."""
     for case in (*_against_numpy(), *_against_others(), *_shares(), _step()):
         yield case | {"case": f"{case['case']} ({_kernels.isa})"}
+
+
+def paired_s(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float, float]:
+    """Median seconds of each, and the median of the pairs' ratios peer / ours; the order within a pair alternates."""
+    ours_s: list[float] = []
+    peer_s: list[float] = []
+    for i in range(PAIRS + 1):
+        for run, times in ((ours, ours_s), (peer, peer_s)) if i % 2 else ((peer, peer_s), (ours, ours_s)):
+            started_s = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started_s)
+    del ours_s[0], peer_s[0]  # the first pair fills caches and page tables
+    ratios = [p / o for o, p in zip(ours_s, peer_s, strict=True)]
+    return statistics.median(ours_s), statistics.median(peer_s), statistics.median(ratios)
 
 
 def _laplace() -> Callable[[], object]:
