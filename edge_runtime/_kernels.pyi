@@ -6,8 +6,8 @@ written in place) ValueError, in words that name the value and the bound. Every 
 no other thread may write to its arrays.
 
 Kernels exist for several instruction sets and give the same bits on each. The widest that the machine has is taken,
-unless the environment variable FEDGE_ISA names one: baseline, avx2 or avx512. The import raises ImportError where the
-machine lacks it.
+unless the environment variable FEDGE_ISA names one: baseline, neon, avx2 or avx512. The import raises ImportError where
+the machine lacks it. On aarch64 baseline has NEON and is the same as neon.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypeAlias,
 import numpy as np
 from numpy.typing import NDArray
 
-isa: Final[Literal["baseline", "avx2", "avx512"]]
+isa: Final[Literal["baseline", "neon", "avx2", "avx512"]]
 """The instruction set in use."""
 
 @final

@@ -7,10 +7,15 @@
 
 #include "kernels.hpp"
 
+#ifdef FEDGE_ARMV7
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace fedge {
 namespace {
 
-constexpr Isa every_isa[] = {Isa::baseline, Isa::avx2, Isa::avx512};
+constexpr Isa every_isa[] = {Isa::baseline, Isa::neon, Isa::avx2, Isa::avx512};
 
 Isa choose() {
     const char* const forced = std::getenv("FEDGE_ISA");
@@ -26,7 +31,7 @@ Isa choose() {
         if (isa_available(candidate)) return candidate;
         throw std::runtime_error("FEDGE_ISA=" + std::string(forced) + ", which this machine lacks; unset it");
     }
-    throw std::runtime_error("want FEDGE_ISA among baseline, avx2, avx512; got '" + std::string(forced) + "'");
+    throw std::runtime_error("want FEDGE_ISA among baseline, neon, avx2, avx512; got '" + std::string(forced) + "'");
 }
 
 // Fused multiply-add has a bit of its own; every processor with AVX2 that was ever sold in numbers sets it.
@@ -44,6 +49,9 @@ const FloatKernels& float_table(Isa chosen, Arithmetic arithmetic) noexcept {
     if (chosen == Isa::avx512) return fast ? avx512_fast_float : avx512_float;
     if (chosen == Isa::avx2) return fast ? avx2_fast_float : avx2_float;
 #endif
+#ifdef FEDGE_ARMV7
+    if (chosen == Isa::neon) return fast ? neon_fast_float : neon_float;
+#endif
 #ifdef FEDGE_FAST_BASELINE
     if (fast) return baseline_fast_float;
 #endif
@@ -57,6 +65,9 @@ const Kernels& table(Isa chosen) noexcept {
     if (chosen == Isa::avx512) return avx512_kernels;
     if (chosen == Isa::avx2) return avx2_kernels;
 #endif
+#ifdef FEDGE_ARMV7
+    if (chosen == Isa::neon) return neon_kernels;
+#endif
     static_cast<void>(chosen);
     return baseline_kernels;
 }
@@ -64,7 +75,13 @@ const Kernels& table(Isa chosen) noexcept {
 }  // namespace
 
 const char* isa_name(Isa isa) noexcept {
-    return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
+    switch (isa) {
+        case Isa::neon: return "neon";
+        case Isa::avx2: return "avx2";
+        case Isa::avx512: return "avx512";
+        case Isa::baseline: break;
+    }
+    return "baseline";
 }
 
 bool isa_available(Isa isa) noexcept {
@@ -76,6 +93,12 @@ bool isa_available(Isa isa) noexcept {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     }
+#endif
+#if defined(__aarch64__)
+    if (isa == Isa::neon) return true;
+#elif defined(FEDGE_ARMV7)
+    constexpr unsigned long needed = HWCAP_NEON | HWCAP_VFPv4;
+    if (isa == Isa::neon) return (getauxval(AT_HWCAP) & needed) == needed;
 #endif
     return isa == Isa::baseline;
 }

@@ -192,6 +192,10 @@ extern const FloatKernels baseline_float;
 extern const Kernels avx2_kernels, avx512_kernels;
 extern const FloatKernels avx2_float, avx2_fast_float, avx512_float, avx512_fast_float;
 #endif
+#ifdef FEDGE_ARMV7
+extern const Kernels neon_kernels;
+extern const FloatKernels neon_float, neon_fast_float;
+#endif
 #ifdef FEDGE_FAST_BASELINE
 extern const FloatKernels baseline_fast_float;
 #endif

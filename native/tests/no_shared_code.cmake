@@ -1,11 +1,13 @@
 # No object compiled for a wider instruction set defines a symbol that the linker might choose for other callers (an
 # inline function, a template instance), and none but its own table is visible at all.
-# cmake -DNM=... -DLIBRARY=... -P no_shared_code.cmake
+# cmake -DNM=... "-DSETS=avx2;avx512" -DLIBRARY=... -P no_shared_code.cmake
 execute_process(COMMAND ${NM} --defined-only --extern-only ${LIBRARY} OUTPUT_VARIABLE symbols RESULT_VARIABLE status)
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "nm failed on ${LIBRARY}")
 endif()
-foreach(unit kernels_avx2 kernels_avx512 float_avx2 float_avx2_fast float_avx512 float_avx512_fast)
+set(units ${SETS})
+list(TRANSFORM units REPLACE "(.+)" "kernels_\\1;float_\\1;float_\\1_fast")
+foreach(unit ${units})
   if(NOT symbols MATCHES "${unit}\\.[^:]*:\n([^:]*)(\n\n|$)")
     message(FATAL_ERROR "no object ${unit} in ${LIBRARY}")
   endif()
