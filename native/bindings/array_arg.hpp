@@ -12,6 +12,8 @@
 #include <initializer_list>
 #include <string>
 
+#include "constructed.hpp"
+
 namespace fedge::bindings {
 
 namespace py = pybind11;

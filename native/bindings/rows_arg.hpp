@@ -19,7 +19,7 @@ struct Rows {
             kept.push_back(py::reinterpret_borrow<py::object>(arg));
             d = matrix.shape[1];
             for (std::size_t i = 0; i < matrix.shape[0]; ++i) data.push_back(matrix.data + i * d);
-        } else if (py::isinstance<py::sequence>(arg)) {
+        } else if (py::isinstance<py::sequence>(arg) && PyMemoryView_Check(arg.ptr()) == 0) {
             for (const py::handle item : py::reinterpret_borrow<py::sequence>(arg)) add(item);
         } else {
             throw py::type_error("want updates (n, d) float32 or a sequence of n arrays (d,); got " +
