@@ -12,7 +12,7 @@ NATIVE := $(shell find native firmware_bridge CMakeLists.txt pyproject.toml -typ
 	\( -name '*.[ch]pp' -o -name '*.[ch]' -o -name '*.pyx' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-native test-python check lint types contracts sanitize package bench bench-setup clean
+.PHONY: help setup demo test test-native test-python check lint types contracts sanitize fuzz-bindings package arm bench bench-setup clean
 
 help: ## list these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -69,6 +69,17 @@ sanitize: $(VENV)/.fedge ## the C and C++ tests under AddressSanitizer and Undef
 	$(BIN)/cmake --build --preset sanitize
 	$(BIN)/ctest --preset sanitize
 
+SECONDS ?= 60
+fuzz-bindings: $(VENV)/.fedge ## wrong arguments at every kernel for SECONDS=60, under the same sanitizers
+	rm -rf build/fuzz/site
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --target build/fuzz/site \
+		-C build-dir=build/fuzz/build -C cmake.build-type=Debug -C cmake.define.FEDGE_SANITIZE=ON .
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		PYTHONPATH=build/fuzz/site:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+		$(BIN)/python -S tests/native/fuzz_bindings.py --seconds $(SECONDS) --seed $$(date +%s) --progress build/fuzz/call \
+		|| { echo "last call begun: $$(cat build/fuzz/call)" >&2; exit 1; }
+
 package: $(VENV)/.fedge ## wheel and sdist, and the wheel tried in an environment of its own
 	$(BIN)/pip install --quiet --disable-pip-version-check build
 	$(BIN)/python -m build --no-isolation --outdir dist >/dev/null
@@ -77,6 +88,9 @@ package: $(VENV)/.fedge ## wheel and sdist, and the wheel tried in an environmen
 	cd build && try/bin/fedge --version && try/bin/fedge simulate --devices 20 --rounds 2 \
 		&& try/bin/fedge bridge simulate --help >/dev/null \
 		&& test -x "$$(try/bin/python -c 'from firmware_bridge.host_firmware import host_firmware_path as p; print(p())')"
+
+arm: $(VENV)/.fedge ## cross-build wheels for ARM boards (64 and 32 bits) and test them emulated
+	tests/arm/run.sh
 
 bench-setup: $(VENV)/.demo ## install what the benchmarks compare with
 	$(PYTHON) -m venv .bench-venv

@@ -92,7 +92,7 @@ class Fleet:
             [sys.executable, "-m", "edge_runtime.main", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
             env=self.environment,
         )
@@ -135,7 +135,7 @@ class Fleet:
     def run(self, *arguments: object) -> subprocess.Popen[str]:
         """Start the coordinator and wait until it listens."""
         process = self.start("coordinator.log", "coordinator", "run", "-v", "--home", self.home, *arguments)
-        self.wait(lambda: process.poll() is not None or self.listens(), 20)
+        self.wait(lambda: process.poll() is not None or self.listens(), 90)
         return process
 
     def listens(self) -> bool:

@@ -45,16 +45,16 @@ def audit_against(law, x):
         "sign": count_z((x < 0).sum(), n, cumulative[reach - 1]),
         "zero": count_z((x == 0).sum(), n, law[reach]),
     }
-    counts = np.bincount(np.clip(x, -reach, reach) + reach, minlength=len(law))
+    counts = np.bincount((np.clip(x, -reach, reach) + reach).astype(np.intp), minlength=len(law))
     starts = cells(law, 1 / 400)
     scores["body"] = chi_square_z(np.add.reduceat(counts, starts), np.add.reduceat(law, starts))
     for exponent in (2, 3, 4):
         far = reach - int(np.argmin(np.abs(np.cumsum(law[: reach + 1]) * 2 - 10.0**-exponent)))
         tail = law[np.abs(values) >= far].sum()
         scores[f"tail of 1e-{exponent}"] = count_z((np.abs(x) >= far).sum(), n, tail)
-    low = np.bincount(values & 31, weights=law, minlength=32)
+    low = np.bincount((values & 31).astype(np.intp), weights=law, minlength=32)
     populated = np.flatnonzero(low * n > 20)
-    seen = np.bincount(x & 31, minlength=32)
+    seen = np.bincount((x & 31).astype(np.intp), minlength=32)
     scores["low bits"] = chi_square_z(seen[populated], low[populated] / low[populated].sum())
     return scores
 

@@ -14,7 +14,7 @@ def test_wrong_arguments_are_refused_and_nothing_else_happens(seed, tmp_path):
     """In a process of its own, which a crash would end; the last line of a failure says how to repeat it."""
     progress = tmp_path / "call"
     done = subprocess.run(
-        [sys.executable, PROGRAM, "--seed", str(seed), "--calls", "3000", "--progress", progress],
+        [sys.executable, PROGRAM, "--seed", str(seed), "--calls", "1500", "--progress", progress],
         capture_output=True,
         text=True,
         check=False,

@@ -87,11 +87,11 @@ def plain_block(words, sigma):
     bits = 0 if sigma == 1 else (sigma - 1).bit_length() - 1
     width = 1 << bits
     strips = -(-52 * sigma // (5 * width))
-    weights = np.exp(-((np.arange(strips) * width / sigma) ** 2) / 2)
+    weights = np.exp(-((np.arange(strips, dtype=np.int64) * width / sigma) ** 2) / 2)
     thresholds = np.cumsum(weights)[:-1] / weights.sum() * 2**32
     u, places, tosses = words[: 3 * TRIALS].reshape(3, TRIALS).astype(np.int64)
     assert np.abs(u[:, None] - thresholds).min() > 1
-    strip = (u[:, None] >= thresholds).sum(axis=1)
+    strip = (u[:, None] >= thresholds).sum(axis=1, dtype=np.int64)
     negative, place = places >> 31, (places & 0x7FFFFFFF) >> (31 - bits)
     value = np.where(negative == 1, -(strip * width + place) - 1, strip * width + place)
     chance = np.exp(-(value.astype(float) ** 2 - (strip * width).astype(float) ** 2) / (2 * sigma**2)) * 2**32
@@ -158,7 +158,7 @@ def low_bit_histograms(release):
         mantissa, exponent = np.frexp(y)
         whole = (mantissa * 2**53).astype(np.int64)
         lowest = exponent - 53 + np.log2((whole & -whole).astype(np.float64)).astype(int)
-        histograms.append(np.bincount(lowest + 100, minlength=200) / len(y))
+        histograms.append(np.bincount((lowest + 100).astype(np.intp), minlength=200) / len(y))
     return histograms
 
 

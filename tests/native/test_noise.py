@@ -206,11 +206,15 @@ def audit(x, m):
     for octaves in (6, 10, 14):
         scores[f"tail of {octaves} octaves"] = count_z((g >= octaves << m).sum(), n, 2.0**-octaves)
     near = np.append(np.exp2(-np.arange(8) / 2**m) * -np.expm1(-np.log(2) / 2**m), np.exp2(-8 / 2**m))
-    counts = np.concatenate([np.bincount(np.minimum(g[side], 8), minlength=9) for side in (x < 0, x >= 0)])
+    counts = np.concatenate(
+        [np.bincount(np.minimum(g[side], 8).astype(np.intp), minlength=9) for side in (x < 0, x >= 0)]
+    )
     scores["around zero"] = chi_square_z(counts, np.tile(near, 2) / 2)
     low = 1 << min(m, 6)
     weights = np.exp2(-np.arange(low) / 2**m)
-    counts = np.concatenate([np.bincount(g[side] & (low - 1), minlength=low) for side in (x < 0, x >= 0)])
+    counts = np.concatenate(
+        [np.bincount((g[side] & (low - 1)).astype(np.intp), minlength=low) for side in (x < 0, x >= 0)]
+    )
     scores["low bits"] = chi_square_z(counts, np.tile(weights / weights.sum(), 2) / 2)
     return scores
 
@@ -392,7 +396,7 @@ def low_bit_histograms(release):
     for value in (0, 1):
         y = release(value)
         y = y[(np.abs(y) < 0.25) & (y != 0)]
-        histograms.append(np.bincount(lowest_set_bits(y) + 100, minlength=200) / len(y))
+        histograms.append(np.bincount((lowest_set_bits(y) + 100).astype(np.intp), minlength=200) / len(y))
     return histograms
 
 

@@ -1,6 +1,7 @@
 """SGD on the unified local objective: exact traces in float32, fixed points, and what is refused."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -171,4 +172,4 @@ def test_read_only_params_are_refused(net):
 def test_a_batch_larger_than_memory_is_a_value_error():
     net = dense([1, 2**20], ["identity"], "mse")
     with pytest.raises(ValueError, match="needs more memory than this machine can address"):
-        net.workspace_bytes(2**62, rows=2**62)
+        net.workspace_bytes(sys.maxsize // 2, rows=sys.maxsize // 2)

@@ -130,7 +130,7 @@ def test_what_goes_out_as_a_table_comes_back_equal(value: Outer) -> None:
     assert from_mapping(Outer, to_mapping(value), where="here") == value
 
 
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+names = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=12)
 constants = st.floats(1e-3, 1e30) | st.floats(-1e30, -1e-3)
 
 
