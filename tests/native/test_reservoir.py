@@ -23,7 +23,7 @@ def test_draws_made_ahead_follow_the_law_of_those_made_on_the_spot():
     m, n = 4, 1 << 19
     reservoir = _kernels.NoiseReservoir(m, 50_000)
     x = np.concatenate([reservoir.take(count) for count in (1000, 50_000, n - 51_000)])
-    counts = np.bincount(np.clip(x, -60, 59) + 60, minlength=120)
+    counts = np.bincount((np.clip(x, -60, 59) + 60).astype(np.intp), minlength=120)
     p = law(m)
     middle = len(p) // 2
     expected = np.concatenate([[p[: middle - 59].sum()], p[middle - 59 : middle + 59], [p[middle + 59 :].sum()]]) * n
