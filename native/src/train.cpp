@@ -1,7 +1,6 @@
 #include "fedge/train.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <type_traits>
 
 #include "fedge/reduce.hpp"
@@ -93,12 +92,16 @@ void add_noise(float* g, const Sum* sum, double grid, const Buffers& at, const P
     wipe(at.narrow_noise, draws_at_once * sizeof *at.narrow_noise);
 }
 
-void follow_quantile(AdaptiveBound& adaptive, std::uint64_t within, double expected_batch) noexcept {
+void follow_quantile(AdaptiveBound& adaptive, std::uint64_t within, double expected_batch,
+                     const FloatKernels& kernels) noexcept {
     std::int64_t noise = 0;
     adaptive.noise->draw(&noise, 1);
     const double noisy = static_cast<double>(static_cast<std::int64_t>(within) + noise) - adaptive.noise->center();
     const double excess = noisy / expected_batch - adaptive.quantile;
-    adaptive.bound = std::clamp(adaptive.bound * std::exp(-adaptive.rate * excess), adaptive.lowest, adaptive.highest);
+    auto factor = static_cast<float>(-adaptive.rate * excess);
+    kernels.exp(&factor, 1);
+    adaptive.bound =
+        std::clamp(adaptive.bound * static_cast<double>(factor), adaptive.lowest, adaptive.highest);
 }
 
 template <class Index>
@@ -173,7 +176,7 @@ TrainResult train(float* params, const Network& net, const Minibatches<Index>& b
         }
         result.draws += count;
         result.within += within;
-        if (adaptive != nullptr) follow_quantile(*adaptive, within, privacy->expected_batch);
+        if (adaptive != nullptr) follow_quantile(*adaptive, within, privacy->expected_batch, kernels);
         each_stretch([&](std::size_t at_, std::size_t n) {
             if (in_pieces) {
                 add_noise(at.g + at_, at.total + at_, grid, at, *privacy, n, kernels);
