@@ -192,7 +192,7 @@ class PrivateSgd:
         adaptive: AdaptiveClip | None,
     ) -> PrivateSgd:
         """The mechanism whose clipping bound, inflated, spans ``clipped`` steps of the grid."""
-        rows_at_once = min(sampling.most_rows, 64)
+        rows_at_once = min(sampling.most_rows, 128)
         unit = (1.0 if adaptive else clip_norm) * sum_inflation(sampling.most_rows, rows_at_once)
         grid = unit / clipped * (1 + 2.0**-45)
         return cls(clip_norm, grid, noise, sampling.chance, batch_size, sampling.most_rows, rows_at_once, adaptive)

@@ -96,7 +96,7 @@ def test_the_result_is_the_documented_arithmetic_on_the_same_draws():
 def test_batches_larger_than_what_goes_through_at_a_time_give_the_same():
     net, params, x, y = problem(600)
     of = mechanism(examples=600, batch_size=300)
-    assert of.rows_at_once == 64
+    assert of.rows_at_once == 128
     want, _ = replayed(net, params, x, y, of, steps=2, learning_rate=0.05)
     trained, _ = of.train(net, params, x, y, rng(), steps=2, learning_rate=0.05)
     np.testing.assert_allclose(trained, want, atol=2e-5)
