@@ -28,7 +28,7 @@ def test_six_over_tcp_and_one_over_serial_learn_together_while_everybody_is_kill
         codes = fleet.invite("--count", 7)
         for index, (name, code) in enumerate(zip(names, codes, strict=True)):
             link = ("--link", f"serial:{line.b}") if index == 6 else ()
-            assert f'joined as "{name}"' in fleet.join(name, code, *link, seed=index, rows=400).stdout
+            assert f'joined as "{name}"' in fleet.join(name, code, *link, seed=index, rows=6000).stdout
         devices = {name: fleet.run_device(name) for name in names}
 
         fleet.wait(lambda: training(fleet, "board-0", 1), 20)
