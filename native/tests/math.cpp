@@ -151,21 +151,32 @@ std::vector<float> sweep() {
     return x;
 }
 
+// NEON on 32-bit ARM takes subnormal numbers for zero, which the fast unit there accepts: it tells by what it does.
+bool flushes(const FloatKernels& kernels) {
+    float x = 1e-40F;
+    kernels.scale(&x, 1.0F, 1);
+    return x == 0.0F;
+}
+
 void every_function_is_as_exact_as_stated() {
     const std::vector<float> x = sweep();
     for (const Function& function : functions) {
         for (const Arithmetic arithmetic : both) {
+            const bool flushed = flushes(float_kernels(arithmetic));
+            const double lost = flushed ? 0x1p-126 : 0.0;  // the smallest number that is not subnormal
             std::vector<float> y = x;
             (float_kernels(arithmetic).*function.kernel)(y.data(), y.size());
             std::size_t wrong = 0;
             for (std::size_t i = 0; i < x.size(); ++i) {
-                const double exact = function.exact(static_cast<double>(x[i]));
+                const bool vanishes = flushed && std::fabs(x[i]) < 0x1p-126F;
+                const double exact = function.exact(vanishes ? std::copysign(0.0, static_cast<double>(x[i]))
+                                                             : static_cast<double>(x[i]));
                 const auto rounded = static_cast<float>(exact);
                 if (!std::isfinite(rounded)) {
                     wrong += same(y[i], rounded) ? 0 : 1;
                 } else {  // written so that NaN fails
                     const double error = std::fabs(static_cast<double>(y[i]) - exact);
-                    wrong += error <= function.bound * last_place(exact) ? 0 : 1;
+                    wrong += error <= function.bound * last_place(exact) + lost ? 0 : 1;
                 }
             }
             CHECK(wrong == 0);
@@ -194,16 +205,21 @@ void special_values_come_out_right() {
         CHECK(of(&FloatKernels::exp, 0.0F) == 1.0F && of(&FloatKernels::exp, -0.0F) == 1.0F);
         CHECK(of(&FloatKernels::exp, 1e-40F) == 1.0F);
         CHECK(of(&FloatKernels::exp, infinity) == infinity && bits(of(&FloatKernels::exp, -infinity)) == 0);
-        CHECK(of(&FloatKernels::exp, 88.73F) == infinity && of(&FloatKernels::exp, -103.0F) == 0x1p-149F);
+        CHECK(of(&FloatKernels::exp, 88.73F) == infinity);
         CHECK(bits(of(&FloatKernels::log, 1.0F)) == 0 && of(&FloatKernels::log, -0.0F) == -infinity);
         CHECK(of(&FloatKernels::log, infinity) == infinity && std::isnan(of(&FloatKernels::log, -infinity)));
-        CHECK(std::isnan(of(&FloatKernels::log, -1e-40F)));
-        CHECK(bits(of(&FloatKernels::tanh, -0.0F)) == 0x80000000U && of(&FloatKernels::tanh, 1e-40F) == 1e-40F);
+        CHECK(bits(of(&FloatKernels::tanh, -0.0F)) == 0x80000000U);
         CHECK(of(&FloatKernels::tanh, infinity) == 1.0F && of(&FloatKernels::tanh, -infinity) == -1.0F);
         CHECK(of(&FloatKernels::sigmoid, 0.0F) == 0.5F && of(&FloatKernels::sigmoid, infinity) == 1.0F);
-        CHECK(of(&FloatKernels::sigmoid, -infinity) == 0.0F && of(&FloatKernels::sigmoid, -100.0F) > 0.0F);
+        CHECK(of(&FloatKernels::sigmoid, -infinity) == 0.0F);
         CHECK(of(&FloatKernels::softplus, infinity) == infinity && of(&FloatKernels::softplus, -infinity) == 0.0F);
-        CHECK(of(&FloatKernels::softplus, 3e38F) == 3e38F && of(&FloatKernels::softplus, -100.0F) > 0.0F);
+        CHECK(of(&FloatKernels::softplus, 3e38F) == 3e38F);
+        if (!flushes(kernels)) {
+            CHECK(of(&FloatKernels::exp, -103.0F) == 0x1p-149F);
+            CHECK(std::isnan(of(&FloatKernels::log, -1e-40F)));
+            CHECK(of(&FloatKernels::tanh, 1e-40F) == 1e-40F);
+            CHECK(of(&FloatKernels::sigmoid, -100.0F) > 0.0F && of(&FloatKernels::softplus, -100.0F) > 0.0F);
+        }
         CHECK(of(&FloatKernels::relu, 2.0F) == 2.0F && of(&FloatKernels::relu, -2.0F) == 0.0F);
         CHECK(of(&FloatKernels::relu, infinity) == infinity && of(&FloatKernels::relu, -infinity) == 0.0F);
         for (const Apply kernel : {&FloatKernels::exp, &FloatKernels::log, &FloatKernels::relu, &FloatKernels::tanh,
