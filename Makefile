@@ -15,7 +15,7 @@ NATIVE := $(shell find native firmware_bridge CMakeLists.txt pyproject.toml -typ
 .PHONY: help setup demo test test-native test-python check lint types contracts sanitize fuzz-bindings package arm bench bench-setup clean
 
 help: ## list these words
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 setup: $(VENV)/.fedge ## virtual environment with fedge built into it, editable
 
@@ -70,14 +70,15 @@ sanitize: $(VENV)/.fedge ## the C and C++ tests under AddressSanitizer and Undef
 	$(BIN)/ctest --preset sanitize
 
 SECONDS ?= 60
-fuzz-bindings: $(VENV)/.fedge ## wrong arguments at every kernel for SECONDS=60, under the same sanitizers
+SEED ?= $$(date +%s)
+fuzz-bindings: $(VENV)/.fedge ## wrong arguments at every kernel for SECONDS=60 from SEED, under the same sanitizers
 	rm -rf build/fuzz/site
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --target build/fuzz/site \
 		-C build-dir=build/fuzz/build -C cmake.build-type=Debug -C cmake.define.FEDGE_SANITIZE=ON .
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 		PYTHONPATH=build/fuzz/site:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
-		$(BIN)/python -S tests/native/fuzz_bindings.py --seconds $(SECONDS) --seed $$(date +%s) --progress build/fuzz/call \
+		$(BIN)/python -S tests/native/fuzz_bindings.py --seconds $(SECONDS) --seed $(SEED) --progress build/fuzz/call \
 		|| { echo "last call begun: $$(cat build/fuzz/call)" >&2; exit 1; }
 
 package: $(VENV)/.fedge ## wheel and sdist, and the wheel tried in an environment of its own

@@ -123,7 +123,7 @@ def resized(rng: random.Random, array: np.ndarray) -> np.ndarray:
 def huge(rng: random.Random, array: np.ndarray) -> np.ndarray:
     """More elements than there is memory, all the same one."""
     most = 2**40 if sys.maxsize > 2**32 else 2**30 // array.dtype.itemsize
-    return np.broadcast_to(array.dtype.type(1), (most,) if rng.random() < 0.5 else (most // 16, 16))
+    return np.broadcast_to(np.zeros((), array.dtype), (most,) if rng.random() < 0.5 else (most // 16, 16))
 
 
 ARRAY_MUTATIONS: list[Callable[[random.Random, np.ndarray], Any]] = [
