@@ -266,7 +266,7 @@ def _task(path: Path, home: Home) -> str:
     ]
     clipped = task_needs(task, per_example=True)
     words.append(f"per-example gradients none; a task that clips example by example takes {_megabytes(clipped.total)}")
-    words.append(f"work {task.model.operations / 1e6:.2g} million multiply-adds an example, forward")
+    words.append(f"work {task.model.operations:,} multiply-adds an example, forward")
     if needs.total > available:
         raise LocalError(f"{words[0]} {_megabytes(available)} are free; take fewer parameters or a micro_batch")
     if task.inputs.extractor is not None:
